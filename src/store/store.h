@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The records that survive: SQLite in WAL mode, synchronous=FULL, one writer.
+ *
+ * One thread owns the connection. It takes every change that is waiting, applies
+ * each in a savepoint of its own, commits them together (one fsync for all), and
+ * then tells each caller. A change that fails (a name that is taken) is rolled
+ * back alone. Reading happens once, at start: afterwards the table in memory is
+ * what is read.
+ *
+ * What we promise goes through store_commit(): it returns when the change is
+ * durable. What we observe goes through store_post(), which never waits; its
+ * result comes back to the loop.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/id.h"
+#include "loop/loop.h"
+#include "loop/op.h"
+
+struct store;
+struct store_change; /* writes that become durable together or not at all */
+
+/* Opens or makes hypeman.db below the directory, migrates it, checks it. Blocks: start-up only. */
+struct store *store_open(int data_dirfd, struct err *e);
+
+/* Applies what is queued, then closes. Blocks. Callbacks that are due are posted to their loop. */
+void store_close(struct store *store);
+
+struct store_change *store_change_new(void);
+void store_change_free(
+    struct store_change *change); /* one that was not handed over; NULL is fine */
+
+/*
+ * Any thread that may block. Takes the change. ERR_EXISTS for a name that is
+ * taken, ERR_NO_SPACE for a full disk. Not cancellable once queued: the answer
+ * to "was it written" is always yes or no; op's deadline does not apply here.
+ */
+int store_commit(struct store *store, struct store_change *change, struct err *e);
+
+/* Any thread; returns at once. Takes the change. done runs on the loop, and may be NULL. */
+struct store_done {
+    void (*fn)(struct store_done *done, const struct err *result); /* frees what embeds it */
+    struct post post;                                              /* private */
+    struct err err;                                                /* private */
+};
+void store_post(struct store *store, struct loop *loop, struct store_change *change,
+                struct store_done *done);
+
+/* --- instances: store/instances.c --- */
+
+/* Opaque here: the vm layer writes and reads the documents. All borrowed. */
+struct instance_record {
+    const char *id;
+    const char *name;
+    const char *spec;  /* JSON: what the client asked for */
+    const char *state; /* JSON: what became of it */
+};
+
+void instances_put(struct store_change *c, const struct instance_record *r); /* insert or replace */
+void instances_put_state(struct store_change *c, const char *id, const char *state);
+void instances_delete(struct store_change *c, const char *id);
+
+/* In order of creation. Start-up only; fn returns -1 to stop with its error. */
+int store_each_instance(struct store *store,
+                        int (*fn)(void *arg, const struct instance_record *r, struct err *e),
+                        void *arg, struct err *e);
+
+/* --- images: store/images.c --- */
+
+struct image_record {
+    const char *name;   /* normalised reference */
+    const char *digest; /* "sha256:..." of the content */
+    const char *doc;    /* JSON: the image layer's document */
+};
+
+void images_put(struct store_change *c, const struct image_record *r);
+void images_delete(struct store_change *c, const char *name);
+int store_each_image(struct store *store,
+                     int (*fn)(void *arg, const struct image_record *r, struct err *e), void *arg,
+                     struct err *e);
+
+/* --- meta: store/meta.c: single numbers that must never go back --- */
+void meta_put(struct store_change *c, const char *key, int64_t value);
+int store_meta(struct store *store, const char *key, int64_t otherwise, int64_t *out,
+               struct err *e);
