@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a hypervisor driver has to provide, and the functions that callers use.
+ *
+ * One constant struct vmm_driver per hypervisor, listed in vmm.c. Callers use
+ * the vmm_*() functions, which fill in what is the same for all (capability
+ * checks, stop escalation, error context); only vmm.c looks inside the struct.
+ * A NULL function means "this hypervisor cannot", and that is also what
+ * GET /capabilities reports.
+ *
+ * A VMM lives in its instance's directory and knows only the relative names
+ * below. A directory may be exchanged for another during a restore, so nobody
+ * keeps an fd of it from one job to the next: a job opens it, the loop does not.
+ *
+ * There are two ways to a running VMM. A job that holds the instance has the
+ * first (api.sock): straight-line calls under a struct op. The loop has the
+ * other, the monitor: events and probes, never blocking (vmm/monitor.h).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "loop/op.h"
+#include "loop/proc.h"
+
+/* Names in an instance's directory. They stand in snapshots: never rename one. */
+#define VMM_API_SOCKET "api.sock"       /* for the job that holds the instance */
+#define VMM_EVENTS_SOCKET "events.sock" /* for the loop, where the VMM can have two */
+#define VMM_AGENT_SOCKET "agent.sock"   /* byte stream to the guest's agent (virtio-serial) */
+#define VMM_VSOCK_SOCKET "vsock.sock"   /* the same, by CONNECT (vsock over a unix socket) */
+#define VMM_IMAGE "rootfs.img"          /* hard link to the image's read-only disk */
+#define VMM_OVERLAY "overlay.raw"       /* the instance's writable disk */
+#define VMM_CONFIG_DISK "config.raw"
+#define VMM_SERIAL_LOG "app.log" /* what the guest's console printed */
+#define VMM_VMM_LOG "vmm.log"    /* what the VMM itself printed */
+#define VMM_SNAPSHOT_DIR "snapshot"
+#define VMM_SNAPSHOT_STATE "snapshot/state"
+#define VMM_SNAPSHOT_MEMORY "snapshot/memory"
+
+struct vmm_driver;
+
+enum vmm_accel { VMM_TCG, VMM_KVM };
+
+/* What start-up found out about this host. Immutable afterwards: any thread may read it. */
+struct vmm_host {
+    enum vmm_accel accel;
+    char accel_reason[256]; /* a sentence, for the log and GET /capabilities */
+    uint64_t tsc_khz;       /* of the host; 0 when it cannot be had */
+    char kernel[256];       /* vmlinux (ELF with a PVH note), absolute path */
+    char kernel_version[96];
+    char initramfs[256];
+    char qemu[256]; /* absolute path of the binary; empty when there is none */
+    char qemu_version[64];
+};
+
+/* A VM to start. Everything is borrowed for the call. */
+struct vmm_boot {
+    const struct vmm_host *host;
+    const char *name; /* of the instance: for messages and the process list */
+    int dir_fd;       /* holds the disks already; the sockets are made by the driver */
+    uint32_t vcpus;
+    uint64_t memory_bytes;
+    int tap_fd; /* -1: no network device */
+};
+
+/* A process that was started or adopted. The pidfd is owned. */
+struct vmm_process {
+    struct proc_id id;
+    int pidfd;
+};
+
+/* A running VMM as a job sees it. Everything is borrowed. */
+struct vmm_handle {
+    const struct vmm_driver *driver;
+    const char *name;
+    int dir_fd;
+    int pidfd;
+};
+
+/* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into an empty directory. */
+struct vmm_save {
+    int snapshot_dir_fd; /* fresh; files "state" and "memory"; fsynced by the driver */
+};
+
+struct vmm_load {
+    struct vmm_boot boot; /* as the VM was made; dir_fd holds snapshot/ */
+    bool resume;          /* let the guest run as part of the load, if the driver can */
+};
+
+struct vmm_driver {
+    const char *name;     /* the API's word: "qemu-microvm" */
+    const char *log_name; /* short, for file names and messages: "qemu" */
+
+    /* Start-up: -1 and why when this host cannot run it. */
+    int (*available)(const struct vmm_host *host, struct err *why);
+
+    /* Starts the VMM in boot->dir_fd; on return the guest runs and the API socket answers.
+     * On failure the process is gone and the reason carries the end of its log. */
+    int (*boot)(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
+                struct err *e);
+
+    /* Optional. Idempotent. */
+    int (*pause)(const struct op *op, const struct vmm_handle *vm, struct err *e);
+    int (*resume)(const struct op *op, const struct vmm_handle *vm, struct err *e);
+
+    /* Optional. The VM is paused and stays paused. */
+    int (*save)(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+                struct err *e);
+
+    /* Optional. *running_out says whether the guest already runs: resume only if it does not. */
+    int (*load)(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
+                bool *running_out, struct err *e);
+
+    /* Optional: an ACPI power button or the like. Asks, does not wait. */
+    int (*power_button)(const struct op *op, const struct vmm_handle *vm, struct err *e);
+
+    /* The loop's side; see vmm/monitor.h. */
+    const struct vmm_monitor_driver *monitor;
+};
+
+/* Every driver there is, in the order in which a default is chosen; NULL after the last. */
+const struct vmm_driver *vmm_driver_at(size_t i);
+const struct vmm_driver *vmm_find(const char *name); /* NULL: no such hypervisor */
+
+int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct vmm_boot *boot,
+             struct vmm_process *out, struct err *e);
+int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e);
+int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e);
+int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+             struct err *e);
+int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
+             struct vmm_process *out, bool *running_out, struct err *e);
+
+/*
+ * Ends the process and confirms that it is gone. The guest was asked over its
+ * agent already (by the loop): waits up to grace_ms for the process to end by
+ * itself, with a power button half-way where the driver has one, then kills. A
+ * cancelled op cuts the grace, not the kill.
+ */
+int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, struct err *e);
+
+/* Removes the sockets of a VMM that is gone, before another starts. */
+int vmm_clear_sockets(int dir_fd, struct err *e);
