@@ -10,7 +10,11 @@
  *
  * What we promise goes through store_commit(): it returns when the change is
  * durable. What we observe goes through store_post(), which never waits; its
- * result comes back to the loop.
+ * result comes back to the loop. Both keep the order in which they were called.
+ *
+ * A commit that fails as a whole (disk full, input/output error) fails every
+ * change of its batch with that reason; the next one finds a working store.
+ * Only one process may have a data directory open; the daemon's lock sees to it.
  */
 #pragma once
 
@@ -25,7 +29,10 @@
 struct store;
 struct store_change; /* writes that become durable together or not at all */
 
-/* Opens or makes hypeman.db below the directory, migrates it, checks it. Blocks: start-up only. */
+/*
+ * Opens or makes hypeman.db (0600) below the directory, checks it, migrates it. A database of a
+ * newer hypeman is ERR_UNSUPPORTED. Blocks: start-up only.
+ */
 struct store *store_open(int data_dirfd, struct err *e);
 
 /* Applies what is queued, then closes. Blocks. Callbacks that are due are posted to their loop. */
@@ -36,13 +43,18 @@ void store_change_free(
     struct store_change *change); /* one that was not handed over; NULL is fine */
 
 /*
- * Any thread that may block. Takes the change. ERR_EXISTS for a name that is
- * taken, ERR_NO_SPACE for a full disk. Not cancellable once queued: the answer
+ * Any thread that may block, so never the loop's: it waits for an fsync, and up
+ * to a minute where another program holds the database. Takes the change.
+ * ERR_EXISTS for a name that is taken, ERR_NOT_FOUND for a state without its
+ * instance, ERR_NO_SPACE for a full disk. Not cancellable once queued: the answer
  * to "was it written" is always yes or no; op's deadline does not apply here.
  */
 int store_commit(struct store *store, struct store_change *change, struct err *e);
 
-/* Any thread; returns at once. Takes the change. done runs on the loop, and may be NULL. */
+/*
+ * Any thread; returns at once. Takes the change. done runs on the loop, and may
+ * be NULL together with loop: a failure then goes to the log.
+ */
 struct store_done {
     void (*fn)(struct store_done *done, const struct err *result); /* frees what embeds it */
     struct post post;                                              /* private */
@@ -65,7 +77,10 @@ void instances_put(struct store_change *c, const struct instance_record *r); /* 
 void instances_put_state(struct store_change *c, const char *id, const char *state);
 void instances_delete(struct store_change *c, const char *id);
 
-/* In order of creation. Start-up only; fn returns -1 to stop with its error. */
+/*
+ * In order of creation. Start-up only; fn returns -1 to stop with its error. It
+ * may store_post(), not store_commit().
+ */
 int store_each_instance(struct store *store,
                         int (*fn)(void *arg, const struct instance_record *r, struct err *e),
                         void *arg, struct err *e);
@@ -85,6 +100,6 @@ int store_each_image(struct store *store,
                      struct err *e);
 
 /* --- meta: store/meta.c: single numbers that must never go back --- */
-void meta_put(struct store_change *c, const char *key, int64_t value);
+void meta_put(struct store_change *c, const char *key, int64_t value); /* keeps the greater one */
 int store_meta(struct store *store, const char *key, int64_t otherwise, int64_t *out,
                struct err *e);
