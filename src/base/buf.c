@@ -32,6 +32,18 @@ static bool buf_reserve(struct buf *b, size_t len)
     return true;
 }
 
+char *buf_space(struct buf *b, size_t len)
+{
+    return buf_reserve(b, len) ? b->data + b->len : NULL;
+}
+
+void buf_added(struct buf *b, size_t len)
+{
+    assert(len < b->cap - b->len);
+    b->len += len;
+    b->data[b->len] = '\0';
+}
+
 void buf_append(struct buf *b, const void *data, size_t len)
 {
     if (len == 0 || !buf_reserve(b, len))

@@ -26,6 +26,12 @@ struct buf {
 void buf_append(struct buf *b, const void *data, size_t len);
 void buf_puts(struct buf *b, const char *s);
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Room for len bytes at the end, to read into, or NULL past the ceiling; buf_added() counts them.
+ */
+char *buf_space(struct buf *b, size_t len);
+void buf_added(struct buf *b, size_t len);
+
 void buf_consume(struct buf *b, size_t len); /* drops bytes from the front */
 void buf_reset(struct buf *b);
 void buf_free(struct buf *b);

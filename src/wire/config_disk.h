@@ -50,10 +50,19 @@ void config_disk_make(struct buf *out, const char *config_json, size_t len);
 int config_disk_find(const unsigned char *at_offset, size_t len, const char **json_out,
                      size_t *len_out, struct err *e);
 
-/* The exit record as JSON (for FRAME_EXITED) and as a sector. */
+/* The exit record as JSON (for FRAME_EXITED) and as a sector, whose message is cut to fit. */
 void exit_record_json(struct buf *out, const struct exit_record *r);
-int exit_record_parse(const char *json, size_t len, struct exit_record *out, struct err *e);
 void exit_sector_make(unsigned char out[EXIT_SECTOR], const struct exit_record *r);
 
-/* 1 and the record, 0 when the sector is empty, -1 when it holds something else. */
+/* 1 and the JSON in the sector, 0 when it is empty, -1 when it holds something else. */
+int exit_sector_find(const unsigned char in[EXIT_SECTOR], const char **json_out, size_t *len_out,
+                     struct err *e);
+
+/*
+ * The host's side, hostile input (exit_record.c; not in the agent, which has no jansson).
+ * A code outside 0..255 or a signal outside 0..64 is refused, a message that is too long is cut.
+ */
+int exit_record_parse(const char *json, size_t len, struct exit_record *out, struct err *e);
+
+/* exit_sector_find() and exit_record_parse() in one. */
 int exit_sector_read(const unsigned char in[EXIT_SECTOR], struct exit_record *out, struct err *e);

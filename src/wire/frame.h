@@ -11,7 +11,10 @@
  * the guest answers with WIRE_MAGIC and a HELLO that repeats the nonce. Each
  * side drops what comes before. After its HELLO the guest reports its state
  * anew (STARTED, EXITED), so a report that was lost with a connection is not
- * lost.
+ * lost. A magic where a frame should begin starts a new connection too: after a
+ * restore neither side need have seen the old one end. One that falls into the
+ * rest of a cut frame is swallowed with it, so a host that gets no HELLO back
+ * closes, and tries again when the guest had time to see that.
  *
  * Everything that comes from the guest is hostile: the reader caps lengths
  * before it stores a byte, and a frame it cannot accept ends the connection.
@@ -32,6 +35,7 @@ enum {
     FRAME_HEADER = 12,
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
+    WIRE_NONCE_LEN = 32,
 };
 
 extern const unsigned char wire_magic[WIRE_MAGIC_LEN];
@@ -56,6 +60,9 @@ struct frame {
 /* Appends a frame. Data longer than FRAME_MAX marks the buffer failed. */
 void frame_put(struct buf *out, uint8_t type, uint32_t stream, const void *data, size_t len);
 
+/* Appends what opens a connection, from either side: the magic, and a HELLO with this nonce. */
+void frame_put_hello(struct buf *out, const char *nonce);
+
 struct frame_reader {
     struct buf in;     /* at most one frame and one read more */
     size_t taken;      /* bytes at the front that the caller has been given */
@@ -66,9 +73,15 @@ void frame_reader_init(struct frame_reader *r);
 void frame_reader_free(struct frame_reader *r);
 void frame_reader_reset(struct frame_reader *r); /* a new connection: wait for the magic again */
 
-/* Room for the next read: returns where, and how much in *room (0 only after a failure). */
+/*
+ * Room for the next read: returns where, and how much in *room (0 only after a failure).
+ * Take all frames (frame_next() returned 0) before asking for more.
+ */
 void *frame_reader_space(struct frame_reader *r, size_t *room);
 void frame_reader_filled(struct frame_reader *r, size_t n);
 
-/* 1 and a frame, 0 when more bytes are needed, -1 when what came is not the protocol. */
+/*
+ * 1 and a frame, 0 when more bytes are needed, -1 when what came is not the protocol: then the
+ * reader is of no use until it is reset. One that has nothing half-read holds no memory.
+ */
 int frame_next(struct frame_reader *r, struct frame *out, struct err *e);
