@@ -50,8 +50,8 @@ typedef void vmm_event_fn(void *owner, const struct vmm_event *event);
 
 /* A driver's part: the same functions, see below for what they do. */
 struct vmm_monitor_driver {
-    struct vmm_monitor *(*open)(struct loop *loop, int dir_fd, vmm_event_fn *fn, void *owner,
-                                struct err *e);
+    struct vmm_monitor *(*attach)(struct loop *loop, int dir_fd, vmm_event_fn *fn, void *owner,
+                                  struct err *e);
     int (*probe)(struct vmm_monitor *m, struct err *e);
     void (*drain)(struct vmm_monitor *m);
     void (*close)(struct vmm_monitor *m);

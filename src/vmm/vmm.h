@@ -52,7 +52,8 @@ struct vmm_host {
     char kernel[256];       /* vmlinux (ELF with a PVH note), absolute path */
     char kernel_version[96];
     char initramfs[256];
-    char qemu[256]; /* absolute path of the binary; empty when there is none */
+    char microvm_firmware[256]; /* qboot.rom; empty when QEMU comes without it */
+    char qemu[256];             /* absolute path of the binary; empty when there is none */
     char qemu_version[64];
 };
 

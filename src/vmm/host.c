@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/host.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include "base/argv.h"
+#include "base/buf.h"
+#include "loop/proc.h"
+
+enum { TSC_SAMPLE_MS = 20, TSC_TRIES = 16 };
+
+static const char *const qemu_places[] = {
+    "/usr/bin/qemu-system-x86_64",
+    "/usr/local/bin/qemu-system-x86_64",
+};
+
+static int64_t monotonic_ns(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct tsc_sample {
+    int64_t ns;
+    uint64_t tsc;
+};
+
+/* Both clocks at one moment: of several tries the one that was least interrupted. */
+static struct tsc_sample sample_tsc(void)
+{
+    struct tsc_sample best = {0};
+    uint64_t narrowest = UINT64_MAX;
+
+    for (int i = 0; i < TSC_TRIES; i++) {
+        uint64_t before = __rdtsc();
+        int64_t ns = monotonic_ns();
+        uint64_t width = __rdtsc() - before;
+
+        if (width < narrowest) {
+            narrowest = width;
+            best = (struct tsc_sample){.ns = ns, .tsc = before + width / 2};
+        }
+    }
+    return best;
+}
+
+static uint64_t tsc_khz_since(const struct tsc_sample *first)
+{
+    struct tsc_sample now = sample_tsc();
+    int64_t us = (now.ns - first->ns) / 1000;
+
+    if (us <= 0 || now.tsc <= first->tsc)
+        return 0;
+    return (now.tsc - first->tsc) * 1000 / (uint64_t)us;
+}
+
+/* NULL leaves it empty. */
+static int set_text(char *out, size_t size, const char *text, struct err *e)
+{
+    if (text && strlen(text) >= size)
+        return err_set(e, ERR_INVALID, "%.40s... is too long", text);
+    if (text)
+        memcpy(out, text, strlen(text) + 1);
+    return 0;
+}
+
+#define SET_TEXT(array, text, e) set_text((array), sizeof(array), (text), (e))
+
+static const char *find_qemu(const char *wanted)
+{
+    if (wanted)
+        return access(wanted, X_OK) == 0 ? wanted : NULL;
+    for (size_t i = 0; i < sizeof(qemu_places) / sizeof(qemu_places[0]); i++) {
+        if (access(qemu_places[i], X_OK) == 0)
+            return qemu_places[i];
+    }
+    return NULL;
+}
+
+static int ask_qemu(const struct op *op, const char *qemu, const char *const question[2],
+                    struct buf *answer, struct err *e)
+{
+    auto_argv struct argv argv = {0};
+    struct proc_spec spec = PROC_SPEC(&argv);
+
+    argv_push(&argv, qemu);
+    for (int i = 0; i < 2 && question[i]; i++)
+        argv_push(&argv, question[i]);
+    return proc_run(op, &spec, answer, e);
+}
+
+/* "QEMU emulator version 7.2.22 (Debian ...)", then a copyright. */
+static void take_version(struct buf *answer, struct vmm_host *out)
+{
+    const char *word = "version ";
+    char *found = answer->data ? strstr(answer->data, word) : NULL;
+
+    if (!found)
+        return;
+    found += strlen(word);
+    found[strcspn(found, "\n")] = '\0';
+    (void)snprintf(out->qemu_version, sizeof(out->qemu_version), "%s", found);
+}
+
+/* A microvm starts a PVH kernel from qboot only. QEMU says where it looks for firmware. */
+static void take_firmware(struct buf *answer, struct vmm_host *out)
+{
+    char *rest = NULL;
+
+    for (char *dir = answer->data ? strtok_r(answer->data, "\n", &rest) : NULL; dir;
+         dir = strtok_r(NULL, "\n", &rest)) {
+        int n = snprintf(out->microvm_firmware, sizeof(out->microvm_firmware), "%s/qboot.rom", dir);
+
+        if (n > 0 && (size_t)n < sizeof(out->microvm_firmware) &&
+            access(out->microvm_firmware, R_OK) == 0)
+            return;
+    }
+    out->microvm_firmware[0] = '\0';
+}
+
+/* A QEMU that does not even say its version is one that cannot be run. */
+static int probe_qemu(const struct op *op, struct vmm_host *out, struct err *e)
+{
+    auto_buf struct buf version = BUF(4096);
+    auto_buf struct buf dirs = BUF(4096);
+    struct err why = {0};
+
+    if (out->qemu[0] == '\0')
+        return 0;
+    if (ask_qemu(op, out->qemu, (const char *const[2]){"--version"}, &version, &why) == 0 &&
+        ask_qemu(op, out->qemu, (const char *const[2]){"-L", "help"}, &dirs, &why) == 0) {
+        take_version(&version, out);
+        take_firmware(&dirs, out);
+        return 0;
+    }
+    if (why.code == ERR_CANCELLED)
+        return err_set(e, why.code, "%s", why.msg);
+    out->qemu[0] = '\0';
+    return 0;
+}
+
+int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings,
+                   struct vmm_host *out, struct err *e)
+{
+    struct vmm_host host = {0};
+    struct tsc_sample start = sample_tsc();
+
+    if (SET_TEXT(host.kernel, settings->kernel, e) < 0 ||
+        SET_TEXT(host.kernel_version, settings->kernel_version, e) < 0 ||
+        SET_TEXT(host.initramfs, settings->initramfs, e) < 0 ||
+        SET_TEXT(host.qemu, find_qemu(settings->qemu), e) < 0)
+        return -1;
+
+    /* The TSC is measured over the time that the rest takes, and a little more. */
+    if (accel_decide(op, settings->accel, &host, e) < 0 || probe_qemu(op, &host, e) < 0 ||
+        op_sleep(op, TSC_SAMPLE_MS, e) < 0)
+        return err_wrap(e, "look at this host");
+    host.tsc_khz = tsc_khz_since(&start);
+    *out = host;
+    return 0;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finds out, once at start-up, what this host can run VMs with. Blocks for a few hundred ms. */
+#pragma once
+
+#include "base/err.h"
+#include "loop/op.h"
+#include "vmm/accel.h"
+#include "vmm/vmm.h"
+
+struct vmm_host_settings {
+    enum accel_choice accel;
+    const char *qemu; /* path of the binary; NULL: where distributions put it */
+    const char *kernel;
+    const char *kernel_version; /* NULL: not known */
+    const char *initramfs;
+};
+
+/* What is missing is left empty: a driver's available() says so. Fails on a path that is too long
+ * and when cancelled. */
+int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings,
+                   struct vmm_host *out, struct err *e);

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/qemu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "vmm/qmp.h"
+#include "vmm/qmp_line.h"
+#include "vmm/sock.h"
+
+enum {
+    FIRST_CHILD_FD = 3, /* see proc_spec.pass_fds */
+    LAST_WORDS_MS = 2000,
+    KILL_MS = 10000,
+    LOG_TAIL = 2048,
+};
+
+static int microvm_available(const struct vmm_host *host, struct err *why)
+{
+    if (host->qemu[0] == '\0')
+        return err_set(why, ERR_UNSUPPORTED, "there is no qemu-system-x86_64 that runs");
+    if (host->microvm_firmware[0] == '\0')
+        return err_set(why, ERR_UNSUPPORTED, "QEMU has no qboot.rom");
+    return 0;
+}
+
+static int q35_available(const struct vmm_host *host, struct err *why)
+{
+    if (host->qemu[0] == '\0')
+        return err_set(why, ERR_UNSUPPORTED, "there is no qemu-system-x86_64 that runs");
+    return 0;
+}
+
+/* What a start has made so far. Undone unless the process was given away. */
+struct start {
+    const struct qemu_machine *machine;
+    const struct vmm_boot *boot;
+    int api_fd, events_fd, agent_fd; /* ours until QEMU has them: else a dead QEMU gives no EOF */
+    int ram_fd;
+    int log_fd;
+    off_t log_from;
+    struct vmm_process process;
+};
+
+#define auto_start __attribute__((cleanup(start_undo)))
+
+static void close_given(struct start *s)
+{
+    int *fds[] = {&s->api_fd, &s->events_fd, &s->agent_fd, &s->ram_fd};
+
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
+        cleanup_close(fds[i]);
+        *fds[i] = -1;
+    }
+}
+
+static void start_undo(struct start *s)
+{
+    struct op last_moment = {.deadline_ms = clock_ms() + KILL_MS, .cancel_fd = -1};
+    struct err ignored = {0};
+
+    if (s->process.pidfd >= 0)
+        (void)proc_kill(&last_moment, s->process.pidfd, &ignored);
+    cleanup_close(&s->process.pidfd);
+    cleanup_close(&s->log_fd);
+    close_given(s);
+}
+
+static int make_sockets(struct start *s, struct err *e)
+{
+    int dir_fd = s->boot->dir_fd;
+
+    s->api_fd = sock_listen(dir_fd, VMM_API_SOCKET, e);
+    if (s->api_fd < 0)
+        return -1;
+    s->events_fd = sock_listen(dir_fd, VMM_EVENTS_SOCKET, e);
+    if (s->events_fd < 0)
+        return -1;
+    s->agent_fd = sock_listen(dir_fd, VMM_AGENT_SOCKET, e);
+    return s->agent_fd < 0 ? -1 : 0;
+}
+
+static int make_ram(struct start *s, struct err *e)
+{
+    s->ram_fd = memfd_create(QEMU_RAM_NAME, MFD_CLOEXEC);
+    if (s->ram_fd < 0 || ftruncate(s->ram_fd, (off_t)s->boot->memory_bytes) < 0)
+        return err_errno(e, "make the guest's memory");
+    return 0;
+}
+
+static int open_log(int dir_fd, const char *name, struct err *e)
+{
+    int fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+
+    return fd < 0 ? err_errno(e, "open %s", name) : fd;
+}
+
+/* The serial log is QEMU's to write; it is made here for its mode. */
+static int open_logs(struct start *s, struct err *e)
+{
+    auto_close int serial_fd = open_log(s->boot->dir_fd, VMM_SERIAL_LOG, e);
+
+    if (serial_fd < 0)
+        return -1;
+    s->log_fd = open_log(s->boot->dir_fd, VMM_VMM_LOG, e);
+    if (s->log_fd < 0)
+        return -1;
+    s->log_from = lseek(s->log_fd, 0, SEEK_END);
+    return 0;
+}
+
+static int pass(int fds[], size_t *n, int fd)
+{
+    if (fd < 0)
+        return -1;
+    fds[*n] = fd;
+    return FIRST_CHILD_FD + (int)(*n)++;
+}
+
+static int spawn(struct start *s, struct err *e)
+{
+    auto_argv struct argv argv = {0};
+    struct proc_spec spec = PROC_SPEC(&argv);
+    int fds[5];
+    struct qemu_fds numbers;
+
+    spec.pass_fds = fds;
+    numbers.api = pass(fds, &spec.n_pass_fds, s->api_fd);
+    numbers.events = pass(fds, &spec.n_pass_fds, s->events_fd);
+    numbers.agent = pass(fds, &spec.n_pass_fds, s->agent_fd);
+    numbers.ram = pass(fds, &spec.n_pass_fds, s->ram_fd);
+    numbers.tap = pass(fds, &spec.n_pass_fds, s->boot->tap_fd);
+    spec.cwd_fd = s->boot->dir_fd;
+    spec.stdout_fd = s->log_fd;
+    spec.stderr_fd = s->log_fd;
+    qemu_argv(&argv, s->machine, s->boot, &numbers);
+    s->process.pidfd = proc_spawn(&spec, &s->process.id, e);
+    close_given(s);
+    return s->process.pidfd < 0 ? -1 : 0;
+}
+
+/* The last line that this QEMU wrote; "" if none. */
+static void last_words(const struct start *s, char out[LOG_TAIL])
+{
+    struct stat st;
+    off_t from = s->log_from;
+    ssize_t n;
+    char *line;
+
+    out[0] = '\0';
+    if (fstat(s->log_fd, &st) < 0)
+        return;
+    if (st.st_size - from > LOG_TAIL - 1)
+        from = st.st_size - (LOG_TAIL - 1);
+    n = pread(s->log_fd, out, LOG_TAIL - 1, from);
+    out[n > 0 ? n : 0] = '\0';
+    while (n > 0 && (out[n - 1] == '\n' || out[n - 1] == '\r'))
+        out[--n] = '\0';
+    line = strrchr(out, '\n');
+    if (line)
+        memmove(out, line + 1, strlen(line));
+}
+
+/* Turns "the connection broke" into why: a QEMU that gives up prints it and ends. */
+static int explain(struct start *s, struct err *e)
+{
+    struct op short_wait = {.deadline_ms = clock_ms() + LAST_WORDS_MS, .cancel_fd = -1};
+    struct err ignored = {0};
+    struct proc_exit end;
+    char words[LOG_TAIL];
+
+    if (e->code == ERR_TIMEOUT || e->code == ERR_CANCELLED ||
+        op_wait(&short_wait, s->process.pidfd, POLLIN, &ignored) < 0)
+        return -1;
+    end = proc_reap(s->process.pidfd);
+    close(take_fd(&s->process.pidfd));
+    last_words(s, words);
+    err_clear(e);
+    return err_set(e, ERR_INTERNAL, "QEMU ended with status %d: %s", end.code, words);
+}
+
+/* The first answered command, not the greeting, is the sign that the machine was made. */
+static int await_running(const struct op *op, struct start *s, struct err *e)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+    json_auto_t *status = NULL;
+
+    if (qmp_open(op, s->boot->dir_fd, VMM_API_SOCKET, &q, e) < 0)
+        return explain(s, e);
+    status = qmp_call(op, &q, "query-status", NULL, e);
+    if (!status)
+        return explain(s, e);
+    if (qmp_status(status) != VMM_STATUS_RUNNING)
+        return err_set(
+            e, ERR_INTERNAL, "the guest did not start: it is %.40s", qmp_text(status, "status"));
+    return 0;
+}
+
+static int start_qemu(const struct op *op, const struct qemu_machine *machine,
+                      const struct vmm_boot *boot, struct vmm_process *out, struct err *e)
+{
+    auto_start struct start s = {.machine = machine,
+                                 .boot = boot,
+                                 .api_fd = -1,
+                                 .events_fd = -1,
+                                 .agent_fd = -1,
+                                 .ram_fd = -1,
+                                 .log_fd = -1,
+                                 .process.pidfd = -1};
+
+    if (make_sockets(&s, e) < 0 || make_ram(&s, e) < 0 || open_logs(&s, e) < 0 ||
+        spawn(&s, e) < 0 || await_running(op, &s, e) < 0)
+        return -1;
+    *out = s.process;
+    s.process.pidfd = -1;
+    return 0;
+}
+
+static int microvm_boot(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
+                        struct err *e)
+{
+    return start_qemu(op, &qemu_machine_microvm, boot, out, e);
+}
+
+static int q35_boot(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
+                    struct err *e)
+{
+    return start_qemu(op, &qemu_machine_q35, boot, out, e);
+}
+
+static int command(const struct op *op, const struct vmm_handle *vm, const char *name,
+                   struct err *e)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+
+    if (qmp_open(op, vm->dir_fd, VMM_API_SOCKET, &q, e) < 0)
+        return -1;
+    return qmp_do(op, &q, name, NULL, e);
+}
+
+static int qemu_pause(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    return command(op, vm, "stop", e);
+}
+
+static int qemu_resume(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    return command(op, vm, "cont", e);
+}
+
+/* A microvm has no such button. */
+static int q35_power_button(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    return command(op, vm, "system_powerdown", e);
+}
+
+const struct vmm_driver qemu_microvm_driver = {
+    .name = "qemu-microvm",
+    .log_name = "qemu",
+    .available = microvm_available,
+    .boot = microvm_boot,
+    .pause = qemu_pause,
+    .resume = qemu_resume,
+    .monitor = &qemu_monitor_driver,
+};
+
+const struct vmm_driver qemu_q35_driver = {
+    .name = "qemu",
+    .log_name = "qemu",
+    .available = q35_available,
+    .boot = q35_boot,
+    .pause = qemu_pause,
+    .resume = qemu_resume,
+    .power_button = q35_power_button,
+    .monitor = &qemu_monitor_driver,
+};

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * QEMU's command line. Everything in the instance's directory is named
+ * relatively, so the line is true in every clone of it; absolute are only the
+ * binary, the kernel, the initramfs and the firmware. None of the values
+ * holds a comma, which would need doubling: names follow the contract's
+ * pattern, the rest are numbers and our own constants.
+ */
+#include "vmm/qemu.h"
+
+#include <inttypes.h>
+
+/* hpet, smm and the rest would cost start-up time; nothing we boot uses them. */
+const struct qemu_machine qemu_machine_microvm = {
+    .options = "microvm",
+    .bus = "device",
+    .net = "",
+    .needs_firmware = true,
+};
+const struct qemu_machine qemu_machine_q35 = {
+    .options = "q35,smm=off,hpet=off,vmport=off,sata=off,smbus=off,i8042=off",
+    .bus = "pci",
+    .net = ",romfile=",
+    .needs_firmware = false,
+};
+
+enum { TRANSLATION_MIB = 64 }; /* touched as it fills; more only lets an idle guest keep more */
+
+static void push2(struct argv *a, const char *option, const char *value)
+{
+    argv_push(a, option);
+    argv_push(a, value);
+}
+
+static const char *cpu_of(const struct vmm_host *host)
+{
+    if (host->accel == VMM_TCG)
+        return "max";
+    /* AMD has no such MSR; where KVM makes one up but cannot set it, QEMU aborts. */
+    return __builtin_cpu_is("amd") ? "host,-arch-capabilities" : "host";
+}
+
+static void push_machine(struct argv *a, const struct qemu_machine *machine,
+                         const struct vmm_boot *boot, const struct qemu_fds *fds)
+{
+    push2(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    argv_push(a, "-machine");
+    argv_pushf(a, "%s,memory-backend=ram0,dump-guest-core=off", machine->options);
+    argv_push(a, "-accel");
+    if (boot->host->accel == VMM_KVM)
+        argv_push(a, "kvm");
+    else
+        argv_pushf(a, "tcg,tb-size=%d", TRANSLATION_MIB);
+    push2(a, "-cpu", cpu_of(boot->host));
+    argv_push(a, "-smp");
+    argv_pushf(a, "%" PRIu32, boot->vcpus);
+    argv_push(a, "-m");
+    argv_pushf(a, "%" PRIu64 "B", boot->memory_bytes);
+    argv_push(a, "-object");
+    argv_pushf(a,
+               "memory-backend-file,id=ram0,size=%" PRIu64 "B,mem-path=/proc/self/fd/%d,share=on",
+               boot->memory_bytes,
+               fds->ram);
+}
+
+/*
+ * panic=-1 with reboot=t: every end of the guest is a reset, and -no-reboot makes
+ * that the end of the process. A translated guest would calibrate its TSC against
+ * a timer that a busy host delays, and now and then hang: it is told the rate. Its
+ * crypto self-tests and zeroed allocations are a third of its start.
+ */
+static void push_kernel(struct argv *a, const struct qemu_machine *machine,
+                        const struct vmm_host *host)
+{
+    if (machine->needs_firmware)
+        push2(a, "-bios", host->microvm_firmware);
+    push2(a, "-kernel", host->kernel);
+    if (host->initramfs[0])
+        push2(a, "-initrd", host->initramfs);
+    argv_push(a, "-append");
+    if (host->accel == VMM_TCG && host->tsc_khz)
+        argv_pushf(a,
+                   "console=ttyS0 reboot=t panic=-1 quiet no_timer_check cryptomgr.notests "
+                   "init_on_alloc=0 tsc_early_khz=%" PRIu64,
+                   host->tsc_khz);
+    else
+        argv_push(a, "console=ttyS0 reboot=t panic=-1 quiet no_timer_check cryptomgr.notests");
+}
+
+static void push_socket(struct argv *a, const char *id, int fd)
+{
+    argv_push(a, "-chardev");
+    argv_pushf(a, "socket,id=%s,fd=%d,server=on,wait=off", id, fd);
+}
+
+static void push_monitor(struct argv *a, const char *id, int fd)
+{
+    push_socket(a, id, fd);
+    argv_push(a, "-mon");
+    argv_pushf(a, "chardev=%s,mode=control", id);
+}
+
+static void push_disk(struct argv *a, const char *bus, const char *id, const char *options)
+{
+    argv_push(a, "-blockdev");
+    argv_pushf(a, "driver=raw,node-name=%s,file.driver=file,%s", id, options);
+    argv_push(a, "-device");
+    argv_pushf(a, "virtio-blk-%s,drive=%s", bus, id);
+}
+
+/* The order of the disks is the guest's vda, vdb, vdc. */
+static void push_devices(struct argv *a, const struct qemu_machine *machine,
+                         const struct qemu_fds *fds)
+{
+    const char *bus = machine->bus;
+
+    push2(a, "-chardev", "file,id=serial,path=" VMM_SERIAL_LOG ",append=on");
+    push2(a, "-serial", "chardev:serial");
+    push_disk(a, bus, "rootfs", "file.filename=" VMM_IMAGE ",read-only=on");
+    push_disk(a, bus, "overlay", "file.filename=" VMM_OVERLAY ",discard=unmap,detect-zeroes=unmap");
+    push_disk(a, bus, "config", "file.filename=" VMM_CONFIG_DISK);
+
+    argv_push(a, "-device");
+    argv_pushf(a, "virtio-serial-%s,max_ports=2", bus); /* port 0 is a console's */
+    push_socket(a, "agent", fds->agent);
+    push2(a, "-device", "virtserialport,chardev=agent,name=" QEMU_AGENT_PORT ",id=agp");
+    push2(a, "-object", "rng-random,id=random,filename=/dev/urandom");
+    argv_push(a, "-device");
+    argv_pushf(a, "virtio-rng-%s,rng=random", bus);
+    if (fds->tap >= 0) {
+        argv_push(a, "-netdev");
+        argv_pushf(a, "tap,id=net0,fd=%d", fds->tap);
+        argv_push(a, "-device");
+        argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, QEMU_GUEST_MAC, machine->net);
+    }
+}
+
+void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct vmm_boot *boot,
+               const struct qemu_fds *fds)
+{
+    argv_push(a, boot->host->qemu);
+    argv_push(a, "-name");
+    argv_pushf(a, "guest=%s", boot->name);
+    argv_push(a, "-nodefaults");
+    argv_push(a, "-no-user-config");
+    push2(a, "-display", "none");
+    argv_push(a, "-no-reboot");
+    push_machine(a, machine, boot, fds);
+    push_kernel(a, machine, boot->host);
+    push_monitor(a, "api", fds->api);
+    push_monitor(a, "events", fds->events);
+    push_devices(a, machine, fds);
+}

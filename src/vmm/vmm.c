@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "vmm/qemu.h"
+
+enum { KILL_MS = 10000 };
+
+static const struct vmm_driver *const drivers[] = {&qemu_microvm_driver, &qemu_q35_driver, NULL};
+
+const struct vmm_driver *vmm_driver_at(size_t i)
+{
+    return drivers[i];
+}
+
+const struct vmm_driver *vmm_find(const char *name)
+{
+    for (size_t i = 0; drivers[i]; i++) {
+        if (strcmp(drivers[i]->name, name) == 0)
+            return drivers[i];
+    }
+    return NULL;
+}
+
+static int unsupported(const struct vmm_driver *driver, const char *what, struct err *e)
+{
+    return err_set(e, ERR_UNSUPPORTED, "%s cannot %s", driver->name, what);
+}
+
+int vmm_clear_sockets(int dir_fd, struct err *e)
+{
+    static const char *const names[] = {
+        VMM_API_SOCKET, VMM_EVENTS_SOCKET, VMM_AGENT_SOCKET, VMM_VSOCK_SOCKET};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (unlinkat(dir_fd, names[i], 0) < 0 && errno != ENOENT)
+            return err_errno(e, "remove %s", names[i]);
+    }
+    return 0;
+}
+
+int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct vmm_boot *boot,
+             struct vmm_process *out, struct err *e)
+{
+    struct err ignored = {0};
+
+    if (vmm_clear_sockets(boot->dir_fd, e) == 0 && driver->boot(op, boot, out, e) == 0)
+        return 0;
+    (void)vmm_clear_sockets(boot->dir_fd, &ignored);
+    return err_wrap(e, "start %s", boot->name);
+}
+
+int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    if (!vm->driver->pause)
+        return unsupported(vm->driver, "pause", e);
+    return vm->driver->pause(op, vm, e) < 0 ? err_wrap(e, "pause %s", vm->name) : 0;
+}
+
+int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    if (!vm->driver->resume)
+        return unsupported(vm->driver, "resume", e);
+    return vm->driver->resume(op, vm, e) < 0 ? err_wrap(e, "resume %s", vm->name) : 0;
+}
+
+int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+             struct err *e)
+{
+    if (!vm->driver->save)
+        return unsupported(vm->driver, "take a snapshot", e);
+    return vm->driver->save(op, vm, save, e) < 0 ? err_wrap(e, "save %s", vm->name) : 0;
+}
+
+int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
+             struct vmm_process *out, bool *running_out, struct err *e)
+{
+    struct err ignored = {0};
+
+    if (!driver->load)
+        return unsupported(driver, "load a snapshot", e);
+    if (vmm_clear_sockets(load->boot.dir_fd, e) == 0 &&
+        driver->load(op, load, out, running_out, e) == 0)
+        return 0;
+    (void)vmm_clear_sockets(load->boot.dir_fd, &ignored);
+    return err_wrap(e, "load %s", load->boot.name);
+}
+
+/* Whether the process ended by itself within that time. False too when cancelled. */
+static bool ends_within(const struct op *op, int pidfd, int64_t ms)
+{
+    struct op part = *op;
+    struct err ignored = {0};
+
+    if (part.deadline_ms > clock_ms() + ms)
+        part.deadline_ms = clock_ms() + ms;
+    return op_wait(&part, pidfd, POLLIN, &ignored) == 0;
+}
+
+/* A VMM that does not take the button gets no more than its share of the grace for it. */
+static void press_button(const struct op *op, const struct vmm_handle *vm, int64_t ms)
+{
+    struct op part = *op;
+    struct err ignored = {0};
+
+    if (part.deadline_ms > clock_ms() + ms)
+        part.deadline_ms = clock_ms() + ms;
+    (void)vm->driver->power_button(&part, vm, &ignored);
+}
+
+int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, struct err *e)
+{
+    struct op last_moment = {.cancel_fd = -1};
+    int64_t until = clock_ms() + grace_ms;
+    bool ended = ends_within(op, vm->pidfd, vm->driver->power_button ? grace_ms / 2 : grace_ms);
+
+    if (!ended && vm->driver->power_button && clock_ms() < until) {
+        press_button(op, vm, until - clock_ms());
+        ended = ends_within(op, vm->pidfd, until - clock_ms());
+    }
+    if (ended) {
+        (void)proc_reap(vm->pidfd);
+        return 0;
+    }
+    last_moment.deadline_ms = clock_ms() + KILL_MS;
+    return proc_kill(&last_moment, vm->pidfd, e) < 0 ? err_wrap(e, "kill %s", vm->name) : 0;
+}
