@@ -239,6 +239,7 @@ int loop_run(struct loop *loop, struct err *e)
 {
     struct epoll_event events[BATCH];
 
+    atomic_store(&loop->stopping, false);
     while (!atomic_load(&loop->stopping)) {
         int n = epoll_wait(loop->epoll_fd, events, BATCH, timeout_ms(loop));
 

@@ -39,7 +39,7 @@ struct timer {
 
 struct loop *loop_new(struct err *e);
 void loop_free(struct loop *loop);
-int loop_run(struct loop *loop, struct err *e); /* until loop_stop() */
+int loop_run(struct loop *loop, struct err *e); /* until loop_stop(); may run again */
 
 int loop_watch(struct loop *loop, struct watch *w, int fd, uint32_t events, struct err *e);
 int loop_rewatch(struct loop *loop, struct watch *w, uint32_t events, struct err *e);

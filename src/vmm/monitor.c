@@ -9,7 +9,7 @@ struct vmm_monitor *vmm_monitor_open(const struct vmm_driver *driver, struct loo
     struct vmm_monitor *m = driver->monitor->attach(loop, dir_fd, fn, owner, e);
 
     if (!m)
-        err_wrap(e, "follow %s", driver->log_name);
+        err_wrap(e, "follow %s", driver->name);
     return m;
 }
 

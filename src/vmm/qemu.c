@@ -264,7 +264,7 @@ static int q35_power_button(const struct op *op, const struct vmm_handle *vm, st
 
 const struct vmm_driver qemu_microvm_driver = {
     .name = "qemu-microvm",
-    .log_name = "qemu",
+    .binary = "qemu-system-x86_64",
     .available = microvm_available,
     .boot = microvm_boot,
     .pause = qemu_pause,
@@ -274,7 +274,7 @@ const struct vmm_driver qemu_microvm_driver = {
 
 const struct vmm_driver qemu_q35_driver = {
     .name = "qemu",
-    .log_name = "qemu",
+    .binary = "qemu-system-x86_64",
     .available = q35_available,
     .boot = q35_boot,
     .pause = qemu_pause,

@@ -29,6 +29,22 @@ const struct vmm_driver *vmm_find(const char *name)
     return NULL;
 }
 
+bool vmm_is_binary(const char *exe)
+{
+    const char *name = strrchr(exe, '/');
+
+    name = name ? name + 1 : exe;
+    for (size_t i = 0; drivers[i]; i++) {
+        size_t n = strlen(drivers[i]->binary);
+
+        /* The kernel marks a program whose file has been replaced since. */
+        if (strncmp(name, drivers[i]->binary, n) == 0 &&
+            (name[n] == '\0' || strcmp(name + n, " (deleted)") == 0))
+            return true;
+    }
+    return false;
+}
+
 static int unsupported(const struct vmm_driver *driver, const char *what, struct err *e)
 {
     return err_set(e, ERR_UNSUPPORTED, "%s cannot %s", driver->name, what);

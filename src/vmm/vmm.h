@@ -92,8 +92,8 @@ struct vmm_load {
 };
 
 struct vmm_driver {
-    const char *name;     /* the API's word: "qemu-microvm" */
-    const char *log_name; /* short, for file names and messages: "qemu" */
+    const char *name;   /* the API's word: "qemu-microvm" */
+    const char *binary; /* the program's file name: "qemu-system-x86_64" */
 
     /* Start-up: -1 and why when this host cannot run it. */
     int (*available)(const struct vmm_host *host, struct err *why);
@@ -125,6 +125,9 @@ struct vmm_driver {
 /* Every driver there is, in the order in which a default is chosen; NULL after the last. */
 const struct vmm_driver *vmm_driver_at(size_t i);
 const struct vmm_driver *vmm_find(const char *name); /* NULL: no such hypervisor */
+
+/* Whether this is the path of a program that some driver runs (also one since replaced). */
+bool vmm_is_binary(const char *exe);
 
 int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct vmm_boot *boot,
              struct vmm_process *out, struct err *e);

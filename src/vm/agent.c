@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/agent.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "vmm/sock.h"
+#include "vmm/vmm.h"
+#include "wire/frame.h"
+
+enum {
+    OUT_MAX = 64 * 1024,
+    NONCE_BYTES = 16,
+    /* What one turn of the loop takes from one guest, so that a flood delays nobody. */
+    READS_PER_TURN = 8,
+};
+
+struct agent {
+    struct loop *loop;
+    const struct agent_events *events;
+    void *owner;
+    int fd;
+    struct watch watch;
+    struct frame_reader in;
+    struct buf out;
+    bool greeted; /* the guest has repeated our nonce */
+    char nonce[2 * NONCE_BYTES + 1];
+    bool *closed; /* set while frames are handed out: tells the caller that we are gone */
+};
+
+static void draw_nonce(struct agent *a)
+{
+    unsigned char bytes[NONCE_BYTES];
+
+    if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
+        abort();
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        (void)snprintf(a->nonce + 2 * i, 3, "%02x", (unsigned)bytes[i]);
+}
+
+static void lose(struct agent *a, const struct err *why)
+{
+    loop_unwatch(a->loop, &a->watch);
+    close(a->fd);
+    a->fd = -1;
+    a->events->lost(a->owner, why); /* may free a */
+}
+
+/* Sends what the socket takes; the rest when it is writable again. */
+static int flush(struct agent *a, struct err *e)
+{
+    uint32_t events = EPOLLIN;
+
+    while (a->out.len > 0) {
+        ssize_t n = send(a->fd, a->out.data, a->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN) {
+            events |= EPOLLOUT;
+            break;
+        }
+        if (n < 0)
+            return err_errno(e, "send to the guest's agent");
+        buf_consume(&a->out, (size_t)n);
+    }
+    if (a->out.len == 0)
+        buf_free(&a->out); /* an idle connection keeps no buffer */
+    return loop_rewatch(a->loop, &a->watch, events, e);
+}
+
+static void greet(struct agent *a)
+{
+    struct buf json = BUF(256);
+    struct jout j = JOUT(&json);
+
+    jout_open(&j, NULL, '{');
+    jout_int(&j, "version", WIRE_VERSION);
+    jout_str(&j, "nonce", a->nonce);
+    jout_close(&j, '}');
+    buf_append(&a->out, wire_magic, sizeof(wire_magic));
+    frame_put(&a->out, FRAME_HELLO, 0, json.data, json.len);
+    buf_free(&json);
+}
+
+static int take_hello(struct agent *a, const json_t *doc, struct err *e)
+{
+    const char *nonce = json_string_value(json_object_get(doc, "nonce"));
+
+    if (!nonce || strcmp(nonce, a->nonce) != 0)
+        return err_set(e, ERR_INVALID, "the agent's greeting does not answer ours");
+    if (json_integer_value(json_object_get(doc, "version")) < 1)
+        return err_set(e, ERR_INVALID, "the agent's greeting holds no version");
+    a->greeted = true;
+    return 0;
+}
+
+static int take_exit(struct agent *a, const struct frame *f, struct err *e)
+{
+    struct exit_record record;
+
+    if (exit_record_parse((const char *)f->data, f->len, &record, e) < 0)
+        return -1;
+    a->events->exited(a->owner, &record);
+    return 0;
+}
+
+/* One frame from the guest. Unknown types are left to later versions. */
+static int take_frame(struct agent *a, const struct frame *f, struct err *e)
+{
+    json_t *doc = NULL;
+    int rc = 0;
+
+    if (f->type == FRAME_EXITED)
+        return a->greeted ? take_exit(a, f, e) : 0;
+    if (f->type != FRAME_HELLO && f->type != FRAME_STARTED)
+        return 0;
+    doc = parse_json((const char *)f->data, f->len, e);
+    if (!doc)
+        return -1;
+    if (f->type == FRAME_HELLO)
+        rc = take_hello(a, doc, e);
+    else if (a->greeted)
+        a->events->started(a->owner, json_integer_value(json_object_get(doc, "at_us")));
+    json_decref(doc);
+    return rc;
+}
+
+/* False when a callback has closed the connection. */
+static bool hand_out(struct agent *a, struct err *e)
+{
+    bool closed = false;
+    struct frame f;
+    int rc = 0;
+
+    a->closed = &closed;
+    while (!closed && (rc = frame_next(&a->in, &f, e)) == 1) {
+        if (take_frame(a, &f, e) < 0)
+            rc = -1;
+        if (rc < 0)
+            break;
+    }
+    if (closed)
+        return false;
+    a->closed = NULL;
+    return rc >= 0;
+}
+
+/* False when the connection is gone. */
+static bool receive(struct agent *a, int turns)
+{
+    struct err e = {0};
+
+    while (turns-- > 0) {
+        size_t room;
+        void *space = frame_reader_space(&a->in, &room);
+        ssize_t n = space ? recv(a->fd, space, room, MSG_DONTWAIT) : -1;
+
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return true;
+        if (n == 0)
+            err_set(&e, ERR_INTERNAL, "the connection to the guest's agent ended");
+        else if (n < 0)
+            err_errno(&e, "read from the guest's agent");
+        if (n > 0) {
+            frame_reader_filled(&a->in, (size_t)n);
+            if (hand_out(a, &e))
+                continue;
+            if (e.code == ERR_NONE)
+                return false; /* closed by its owner */
+        }
+        lose(a, &e);
+        return false;
+    }
+    return true;
+}
+
+static void agent_ready(struct watch *w, uint32_t events)
+{
+    struct agent *a = container_of(w, struct agent, watch);
+    struct err e = {0};
+
+    if ((events & EPOLLOUT) && flush(a, &e) < 0) {
+        lose(a, &e);
+        return;
+    }
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        (void)receive(a, READS_PER_TURN);
+}
+
+struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_events *events,
+                         void *owner, struct err *e)
+{
+    auto_close int fd = sock_connect(dir_fd, VMM_AGENT_SOCKET, e);
+    struct agent *a;
+
+    if (fd < 0)
+        return NULL;
+    a = mem_new(struct agent);
+    a->loop = loop;
+    a->events = events;
+    a->owner = owner;
+    a->watch.fn = agent_ready;
+    a->out = BUF(OUT_MAX);
+    frame_reader_init(&a->in);
+    draw_nonce(a);
+    greet(a);
+    if (loop_watch(loop, &a->watch, fd, EPOLLIN | EPOLLOUT, e) < 0) {
+        frame_reader_free(&a->in);
+        buf_free(&a->out);
+        free(a);
+        return NULL;
+    }
+    a->fd = take_fd(&fd);
+    return a;
+}
+
+void agent_shutdown(struct agent *a, int64_t grace_ms)
+{
+    char json[64];
+    struct err e = {0};
+
+    if (a->fd < 0)
+        return;
+    (void)snprintf(json, sizeof(json), "{\"grace_ms\":%" PRId64 "}", grace_ms);
+    frame_put(&a->out, FRAME_SHUTDOWN, 0, json, strlen(json));
+    if (flush(a, &e) < 0)
+        lose(a, &e);
+}
+
+void agent_drain(struct agent *a)
+{
+    if (a->fd >= 0)
+        (void)receive(a, 1024);
+}
+
+void agent_close(struct agent *a)
+{
+    if (!a)
+        return;
+    if (a->closed)
+        *a->closed = true;
+    if (a->fd >= 0) {
+        loop_unwatch(a->loop, &a->watch);
+        close(a->fd);
+    }
+    frame_reader_free(&a->in);
+    buf_free(&a->out);
+    free(a);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Making an instance's directory, and starting its VMM in it.
+ *
+ * Worker threads: both block. Each undoes its own work on failure.
+ */
+#pragma once
+
+#include "vm/op.h"
+
+/*
+ * Makes <data>/instances/<id> with the image's disk linked in and an empty
+ * writable one: built under another name, synced, renamed last. Returns its fd.
+ */
+int launch_make_dir(struct vm_op *op, struct err *e);
+
+/*
+ * Writes the config disk of the next incarnation, starts the VMM in op->dir_fd,
+ * and fills in op->run and op->started. The caller commits op->run.
+ */
+int launch_boot(struct vm_op *op, struct err *e);
+
+/* Ends the process that launch_boot() started, if it did; confirms that it is gone. */
+void launch_undo(struct vm_op *op);
+
+/* Makes the outcome durable: op->run alone, or the whole record with op->spec. */
+int launch_commit_state(struct vm_op *op, struct err *e);
+int launch_commit_all(struct vm_op *op, struct err *e);

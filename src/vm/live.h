@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The loop's watches on one running VMM: its exit, its events, its guest's agent.
+ *
+ * Exists while the instance has a process that we know of. All three feed the
+ * row; each carries the incarnation it belongs to, so that word of an earlier
+ * process never touches a later one. When the process ends, what the monitor and
+ * the agent have already said is taken first, and only then the end is judged;
+ * while an operation holds the row the judgement waits for the operation.
+ *
+ * What is observed is shown at once and written to the store afterwards, without
+ * waiting: a slow disk never hides a dead VM.
+ *
+ * Loop thread; nothing blocks.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "vm/world.h"
+
+/* Takes the pidfd. dir_fd is borrowed: sockets in it are connected, no fd of it is kept. */
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd);
+
+/* Lets go of everything; the process is not touched. Fine on a row without one. */
+void live_detach(struct vm_world *w, struct instance *row);
+
+/* If the process has ended and nobody holds the row: the row becomes Stopped, and why. */
+void live_judge(struct vm_world *w, struct instance *row);
+
+int live_dup_pidfd(const struct instance *row); /* -1 when there is no process */
+void live_kill(const struct instance *row);     /* SIGKILL; its end comes as an exit */
+
+/* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
+void live_ask_shutdown(const struct instance *row, int64_t grace_ms);

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One operation at a time holds an instance.
+ *
+ * vm_op_begin() gives an operation hold of a row and sends its run() to a
+ * worker; when it comes back, apply() puts the outcome into the row, in the same
+ * turn of the loop in which the client is answered. While one operation holds a
+ * row another gets ERR_BUSY, except that one of higher rank (stop, delete)
+ * waits for nothing: it cancels the holder's job and kills the instance's
+ * process, which ends the holder's waits, and takes hold when it has unwound. A
+ * holder that does not unwind in time (a dead disk) is abandoned: the preemptor
+ * goes on without it.
+ *
+ * A result whose row is gone, or was taken from it, is undone: undo() ends what
+ * run() had started. So no process or file outlives a deleted instance, however
+ * late its start comes back.
+ *
+ * What run() promises it commits to the store before it returns: committed, then
+ * shown, then answered. Exits that happen while an operation holds the row are
+ * the operation's business until it returns; then the row is judged.
+ *
+ * Loop thread, except run() and undo().
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "loop/jobs.h"
+#include "vm/world.h"
+
+/* In an instance's directory: a line for every operation and how it went (log source "hypeman"). */
+#define VM_OPERATIONS_LOG "hypeman.log"
+
+struct vm_op;
+
+struct vm_verb {
+    const char *name; /* "start": for messages */
+    enum vm_job_kind kind;
+    int64_t timeout_ms;
+    unsigned rank; /* preempts what has a lower one: 0 most, 1 stop, 2 delete */
+
+    /* Loop, as it takes hold: -1 when the state does not allow it. May set op->idle. */
+    int (*check)(const struct instance *row, struct vm_op *op, struct err *e);
+
+    /* Loop, optional: just before the job is submitted. */
+    void (*begin)(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+    /* Worker: straight-line, under op->job.op. On failure it has undone its own work. */
+    int (*run)(struct vm_op *op, struct err *e);
+
+    /* Loop: the outcome goes into the row. May remove it. */
+    void (*apply)(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+    /* Loop, optional: it came to nothing. May remove the row. */
+    void (*failed)(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+    /* Worker, optional: run() succeeded, and nobody wants it any more. */
+    void (*undo)(struct vm_op *op);
+};
+
+struct vm_op {
+    /* Set by whoever begins it. */
+    const struct vm_verb *verb;
+    void (*answered)(struct vm_op *op,
+                     const struct instance *row); /* err says how; row may be NULL */
+    void *arg;
+    int64_t grace_ms;       /* stop, delete: how long the guest may take to end by itself */
+    struct spec *next_spec; /* start: what the instance becomes; NULL: as it is. Owned */
+
+    /* Filled in as it takes hold: the job's own view of the instance. */
+    const struct vm_env *env;
+    char id[ID_SIZE];
+    struct spec *spec;  /* a reference */
+    struct vm_run run;  /* a copy; run() writes what the instance becomes */
+    int pidfd;          /* of the live process, a duplicate; -1 when there is none */
+    bool idle;          /* set by check(): nothing to do, succeed without a job */
+    bool preempted;     /* a stop or delete ended it */
+    bool has_preempted; /* it ended another to get hold */
+
+    /* Filled in by run(). */
+    struct vmm_process started; /* pidfd -1: none */
+    int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
+
+    /* Private. */
+    struct vm_world *world;
+    struct job job;
+    struct err err;
+    struct timer patience;
+};
+
+struct vm_op *vm_op_new(const struct vm_verb *verb,
+                        void (*answered)(struct vm_op *op, const struct instance *row), void *arg);
+
+/*
+ * Takes the op: its answered() is called exactly once, possibly before this
+ * returns, and then it is freed. op->err in answered() holds the outcome.
+ */
+void vm_op_begin(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+/* Answers an op, whose err is set, that never got a row; frees it. */
+void vm_op_refuse(struct vm_op *op);
+
+/* For answered(). */
+const struct err *vm_op_error(const struct vm_op *op);

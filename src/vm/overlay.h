@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writable disks: raw files with an ext4 file system, sparse.
+ *
+ * mke2fs runs once per size, into a template; a new disk is a copy of the
+ * template's data (a reflink where the file system has them, else its few hundred
+ * KiB). lazy_itable_init is off, or the guest would fill in the inode tables and
+ * inflate the disk. Worker threads: all of it may block.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "loop/op.h"
+
+int overlay_create(const struct op *op, int templates_fd, uint64_t bytes, int dir_fd,
+                   const char *name, struct err *e);
+
+/* Copies a sparse file by what it holds: shares the blocks where it can. fsynced. */
+int sparse_copy(int from_fd, int to_dir_fd, const char *name, mode_t mode, struct err *e);

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a client asked for when it made an instance.
+ *
+ * Immutable once it is in the table; a change (other entrypoint, other env) makes
+ * a new one. So the loop and its jobs share one by reference count, from any
+ * thread. What the server only stores and gives back stays JSON text.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/id.h"
+
+struct vmm_driver;
+
+struct tag {
+    char *key;
+    char *value;
+};
+
+struct spec {
+    atomic_uint refs;
+    char name[NAME_SIZE];
+    char *image;        /* normalised reference */
+    char *image_digest; /* names the directory below images/ */
+    const struct vmm_driver *driver;
+    char *hypervisor; /* the driver's name; kept apart, for a record whose driver is not built in */
+    uint32_t vcpus;
+    uint64_t memory_bytes;
+    uint64_t hotplug_bytes;
+    uint64_t overlay_bytes;
+    bool network_enabled;
+    bool skip_guest_agent;
+    bool skip_kernel_headers;
+    int64_t created_us;
+    struct tag *tags; /* sorted by key */
+    size_t n_tags;
+
+    /* JSON text, each NULL when absent. */
+    char *env;          /* object of strings */
+    char *entrypoint;   /* array of strings: the client's override */
+    char *cmd;          /* the same */
+    char *image_config; /* {"entrypoint","cmd","env","working_dir","user"} of the image */
+};
+
+struct spec *spec_new(void);
+struct spec *spec_ref(struct spec *s);
+void spec_unref(struct spec *s); /* NULL is fine */
+
+/* A copy to change before it is published; one reference. */
+struct spec *spec_copy(const struct spec *s);
+
+/* The document that the store keeps. */
+void spec_write(struct buf *out, const struct spec *s);
+struct spec *spec_read(const char *json, struct err *e);
+
+/* True when the instance carries this tag with this value. */
+bool spec_has_tag(const struct spec *s, const char *key, const char *value);
+
+/* The JSON of the guest's config disk (wire/config_disk.h), for one incarnation. */
+int spec_guest_config(struct buf *out, const struct spec *s, const char *id, uint64_t incarnation,
+                      struct err *e);

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "vm/exit_note.h"
+#include "vm/launch.h"
+#include "vm/live.h"
+#include "vm/verbs.h"
+
+/*
+ * Stop and delete: the two that end a VM, and that preempt. Both ask the guest
+ * over its agent as they take hold, give it the grace, then kill the VMM and
+ * confirm that it is gone.
+ */
+
+static void ask_guest(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)w;
+    live_ask_shutdown(row, op->grace_ms);
+}
+
+static int end_process(struct vm_op *op, struct err *e)
+{
+    auto_close int dir_fd = env_open_instance(op->env, op->id, e);
+    struct vmm_handle vm = {
+        .driver = op->spec->driver,
+        .name = op->spec->name,
+        .dir_fd = dir_fd,
+        .pidfd = op->pidfd,
+    };
+
+    if (dir_fd < 0)
+        return -1;
+    if (op->pidfd >= 0 && vmm_stop(&op->job.op, &vm, op->grace_ms, e) < 0)
+        return -1;
+    op->dir_fd = take_fd(&dir_fd);
+    return vmm_clear_sockets(op->dir_fd, e);
+}
+
+/* --- stop --- */
+
+static int stop_check(const struct instance *row, struct vm_op *op, struct err *e)
+{
+    if (vm_state_has_process(row->run.state))
+        return 0;
+    op->idle = op->has_preempted && row->run.state == VM_STOPPED; /* what it ended never ran */
+    return op->idle
+               ? 0
+               : err_set(e,
+                         ERR_BAD_STATE,
+                         "invalid state transition: cannot stop from state %s, must be Running",
+                         vm_state_name(row->run.state));
+}
+
+/* The guest leaves word of its workload's end on its disk; a VMM that was killed leaves none. */
+static void note_exit(struct vm_op *op)
+{
+    struct exit_record record;
+    struct err e = {0};
+    int rc = exit_note_find(op->dir_fd, op->run.incarnation, &record, &e);
+
+    if (rc == 1)
+        vm_run_set_exit(&op->run, record.code, record.message);
+    else
+        vm_run_set_end(&op->run, "stopped; the guest did not end by itself in time");
+    if (rc < 0)
+        log_info("instance %s: its exit record does not read: %s", op->id, e.msg);
+}
+
+static int stop_run(struct vm_op *op, struct err *e)
+{
+    if (end_process(op, e) < 0)
+        return err_wrap(e, "stop %s", op->spec->name);
+    note_exit(op);
+    vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
+    op->run.stopped_us = op->run.since_us;
+    return launch_commit_state(op, e) < 0 ? err_wrap(e, "stop %s", op->spec->name) : 0;
+}
+
+static void stop_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    live_detach(w, row);
+    vm_run_free(&row->run);
+    row->run = vm_run_copy(&op->run);
+    row->observed_ms = clock_ms();
+    instance_changed(&w->table, row);
+}
+
+const struct vm_verb verb_stop = {
+    .name = "stop",
+    .kind = VM_JOB_STOP,
+    .timeout_ms = 60000,
+    .rank = 1,
+    .check = stop_check,
+    .begin = ask_guest,
+    .run = stop_run,
+    .apply = stop_apply,
+};
+
+/* --- delete --- */
+
+static int delete_check(const struct instance *row, struct vm_op *op, struct err *e)
+{
+    (void)row;
+    (void)op;
+    (void)e;
+    return 0;
+}
+
+/* The record goes before the directory: what a crash leaves has no record, and is swept. */
+static int delete_run(struct vm_op *op, struct err *e)
+{
+    struct store_change *change;
+    struct err ignored = {0};
+
+    if (op->pidfd >= 0 && end_process(op, e) < 0)
+        return err_wrap(e, "delete %s", op->spec->name);
+    change = store_change_new();
+    instances_delete(change, op->id);
+    if (store_commit(op->env->store, change, e) < 0)
+        return err_wrap(e, "delete %s", op->spec->name);
+    if (tree_remove(op->env->instances_fd, op->id, &ignored) < 0)
+        log_error("instance %s is deleted, but its directory stays until the next start: %s",
+                  op->id,
+                  ignored.msg);
+    return 0;
+}
+
+static void delete_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    live_detach(w, row);
+    table_remove(&w->table, row);
+}
+
+const struct vm_verb verb_delete = {
+    .name = "delete",
+    .kind = VM_JOB_STOP,
+    .timeout_ms = 60000,
+    .rank = 2,
+    .check = delete_check,
+    .begin = ask_guest,
+    .run = delete_run,
+    .apply = delete_apply,
+};

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/world.h"
+
+#include "base/file.h"
+#include "vm/live.h"
+
+/*
+ * Threads are made when first needed, so the sum is a ceiling, not a cost. Starts
+ * are bounded by what a host boots usefully at once; stops mostly wait.
+ */
+const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
+    [VM_JOB_START] = {"start", 8, 4096},
+    [VM_JOB_STOP] = {"stop", 16, 16384},
+    [VM_JOB_SNAPSHOT] = {"standby", 8, 4096},
+    [VM_JOB_RESTORE] = {"restore", 16, 4096},
+    [VM_JOB_IMAGE] = {"image", 2, 64},
+    [VM_JOB_NOTE] = {"note", 2, 65536},
+};
+
+void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
+{
+    *w = (struct vm_world){.loop = loop, .env = *env, .preempt_patience_ms = 10000};
+    w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
+    table_init(&w->table);
+}
+
+void world_fini(struct vm_world *w)
+{
+    /* A job that comes back may have a successor waiting; that one is refused and answered. */
+    jobs_stop(w->jobs);
+    loop_drain(w->loop);
+    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
+        live_detach(w, container_of(l, struct instance, order));
+    jobs_free(w->jobs);
+    table_free(&w->table);
+}
+
+int env_open_instance(const struct vm_env *env, const char *id, struct err *e)
+{
+    return dir_open(env->instances_fd, id, e);
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the operations on instances work with.
+ *
+ * vm_env is immutable after start-up and may be read by any thread: directories,
+ * the host's facts, the store (which has its own rules). vm_world belongs to the
+ * loop thread: the table, the jobs, and what is in flight.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "loop/jobs.h"
+#include "store/store.h"
+#include "vm/instance.h"
+#include "vmm/vmm.h"
+
+/* Each kind of job has its own threads and queue (loop/jobs.h): a stop never waits for a start. */
+enum vm_job_kind {
+    VM_JOB_START,    /* create, start */
+    VM_JOB_STOP,     /* stop, delete, and undoing */
+    VM_JOB_SNAPSHOT, /* standby */
+    VM_JOB_RESTORE,  /* restore, fork */
+    VM_JOB_IMAGE,    /* import */
+    VM_JOB_NOTE,     /* short reads beside the operations: exit records */
+    N_VM_JOB_KINDS,
+};
+extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
+
+struct vm_env {
+    int data_fd;
+    int instances_fd; /* <data>/instances: one directory an instance, named by its id */
+    int images_fd;    /* <data>/images: one directory a digest */
+    int templates_fd; /* <data>/templates: empty file systems to copy */
+    const struct vmm_host *host;
+    struct store *store;
+    char boot_id[BOOT_ID_SIZE];
+};
+
+struct vm_world {
+    struct loop *loop;
+    struct jobs *jobs;
+    struct vm_env env;
+    struct instance_table table;
+    int64_t preempt_patience_ms; /* how long a preempted job may take to unwind */
+};
+
+/* The environment's fds are owned by the caller. */
+void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env);
+
+/* Ends every job (VMs live on), lets go of every watch, frees the table. Runs the loop's posts. */
+void world_fini(struct vm_world *w);
+
+/* An instance's directory, for one job. The caller closes it. */
+int env_open_instance(const struct vm_env *env, const char *id, struct err *e);
