@@ -77,8 +77,14 @@ void http_add_header(struct http_request *req, const char *name, const char *val
 void http_reply(struct http_request *req, int status, const char *content_type, struct buf *body);
 
 /* The same from memory that is shared; release(arg) once it is sent or dropped. */
+struct http_shared {
+    const char *data;
+    size_t len;
+    void (*release)(void *arg);
+    void *arg;
+};
 void http_reply_shared(struct http_request *req, int status, const char *content_type,
-                       const char *data, size_t len, void (*release)(void *arg), void *arg);
+                       const struct http_shared *body);
 
 /* When a kept request's client goes away; the request must still be answered (which then sends
  * nothing). NULL to be no longer told. */
