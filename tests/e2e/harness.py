@@ -19,8 +19,9 @@ import description
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUILD = pathlib.Path(os.environ.get("HYPEMAN_BUILD", ROOT / "build")).resolve()
-HYPEMAN = BUILD / "hypeman"
+HYPEMAN = next((p for p in (BUILD / "hypeman", BUILD / "src/daemon/hypeman") if p.exists()), BUILD / "hypeman")
 IMAGE = "docker.io/library/e2e:latest"
+BAD_REQUEST = ("Bad Request", "invalid_request")  # what breaks the description, and what makes no sense
 PATIENCE = 60.0  # seconds for anything that must happen; far more than it takes, also under a sanitizer
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:")
 

@@ -127,6 +127,7 @@ def test_lists_filter_by_state_and_tags(api):
     assert names("?tags%5Bkind%5D=a&tags%5Bx%2Fy%5D=1%3D1") == ["running"]
     assert names("?tags[kind]=a&tags[x/y]=2") == []
     assert names("?state=Stopped&tags[kind]=a") == ["ended"]
+    assert api.get("/images?tags[kind]=a") == []
     assert api.get("/instances")[0] | {"phase_durations_ms": 0} == running | {"phase_durations_ms": 0}
 
 

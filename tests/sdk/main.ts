@@ -126,6 +126,10 @@ await check('images.list holds the imported image', async () => {
   assert.ok(found[0]!.size_bytes! > 0);
 });
 
+await check('images.list by a tag that none has is empty', async () => {
+  assert.deepEqual(await client.images.list({ tags: { none: name } }), []);
+});
+
 await check('images.get takes a name with slashes, and its short form', async () => {
   assert.ok(image.includes('/'));
   const whole = await client.images.get(image);
