@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/accel.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
@@ -95,6 +96,7 @@ static int prepare_guest(const struct guest *g, struct err *e)
     struct kvm_regs regs = {.rip = CODE_AT, .rflags = 2};
     struct kvm_sregs s;
 
+    assert(g->memory && g->run);
     memcpy(g->memory + CODE_AT, loop_100000, sizeof(loop_100000));
     put_entry(g, PML4_AT, PDPT_AT | 3);
     put_entry(g, PDPT_AT, PD_AT | 3);
