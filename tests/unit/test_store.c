@@ -115,6 +115,7 @@ static int teardown(void **state)
     disk.sync_fails = false;
     store_close(f->store);
     close(f->dirfd);
+    (void)umount2(f->path, MNT_DETACH); /* of a test that failed */
     assert_int_equal(tree_remove(AT_FDCWD, f->path, &e), 0);
     assert_int_equal(open_fds(), f->fds);
     free(f);
