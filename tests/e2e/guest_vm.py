@@ -80,12 +80,26 @@ def frame(kind, data=b"", stream=0):
     return struct.pack("<IBBHI", len(data), kind, 0, 0, stream) + data
 
 
+def connected(path):
+    """QEMU binds the socket and listens a moment later."""
+    until = time.monotonic() + DEADLINE
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.002)
+
+
 class Channel:
     """The host's end: one connection."""
 
     def __init__(self, path, junk=b"", hello=True):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
+        self.socket = connected(path)
         self.nonce = secrets.token_hex(16)
         self.data = b""
         self.synchronised = False
@@ -147,11 +161,6 @@ class Guest:
         self.log, self.agent = self.dir / "serial.log", self.dir / "agent.sock"
         self.agent.unlink(missing_ok=True)
         self.process = subprocess.Popen(self.command(image, net, append, memory), cwd=self.dir, stderr=open(self.dir / "stderr", "wb"))
-        until = time.monotonic() + DEADLINE
-        while not self.agent.exists():  # bound and listening at once
-            assert self.process.poll() is None, (self.dir / "stderr").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.002)
 
     def command(self, image, net, append, memory):
         suffix = "device" if self.machine == "microvm" else "pci"
