@@ -13,7 +13,9 @@
 #include "base/mem.h"
 
 struct http_client {
-    CURLM *multi; /* only it can wait for the cancel fd as well */
+    /* Only it can wait for the cancel fd as well. Its own pair of sockets is not CLOEXEC, which
+     * proc_spawn() makes good. */
+    CURLM *multi;
     CURL *easy;
     struct curl_slist *headers;
     char *peer;
@@ -117,9 +119,14 @@ static int judge(struct http_client *c, const struct buf *answer, struct err *e)
     const CURLMsg *msg = curl_multi_info_read(c->multi, &left);
     CURLcode rc = msg ? msg->data.result : CURLE_FAILED_INIT;
     long status = 0;
+    long sys = 0;
 
     if (!buf_ok(answer))
         return err_set(e, ERR_TOO_LARGE, "the answer is longer than %zu bytes", answer->max);
+    if (rc == CURLE_COULDNT_CONNECT) { /* whose text speaks of port 80 */
+        curl_easy_getinfo(c->easy, CURLINFO_OS_ERRNO, &sys);
+        return err_set(e, ERR_INTERNAL, "connect to %s: %s", c->peer, strerrordesc_np((int)sys));
+    }
     if (rc != CURLE_OK)
         return err_set(e, ERR_INTERNAL, "%s", c->why[0] ? c->why : curl_easy_strerror(rc));
     curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
