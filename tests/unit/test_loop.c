@@ -240,7 +240,7 @@ static void a_callback_may_remove_a_ready_watch(void **state)
     struct err e = {0};
 
     a.other = &b;
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         assert_int_equal(pipe(both[i]->fds), 0);
         memcpy(fds + 2 * i, both[i]->fds, sizeof(both[i]->fds));
         assert_int_equal(write(both[i]->fds[1], "x", 1), 1);
