@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/qemu.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,10 +18,9 @@
 #include "vmm/sock.h"
 
 enum {
-    FIRST_CHILD_FD = 3, /* see proc_spec.pass_fds */
     LAST_WORDS_MS = 2000,
     KILL_MS = 10000,
-    LOG_TAIL = 2048,
+    LOG_TAIL = 320,
 };
 
 static int microvm_available(const struct vmm_host *host, struct err *why)
@@ -43,6 +43,7 @@ static int q35_available(const struct vmm_host *host, struct err *why)
 struct start {
     const struct qemu_machine *machine;
     const struct vmm_boot *boot;
+    enum qemu_purpose purpose;
     int api_fd, events_fd, agent_fd; /* ours until QEMU has them: else a dead QEMU gives no EOF */
     int ram_fd;
     int log_fd;
@@ -90,9 +91,26 @@ static int make_sockets(struct start *s, struct err *e)
 
 static int make_ram(struct start *s, struct err *e)
 {
-    s->ram_fd = memfd_create(QEMU_RAM_NAME, MFD_CLOEXEC);
+    s->ram_fd = memfd_create("hypeman-ram", MFD_CLOEXEC);
     if (s->ram_fd < 0 || ftruncate(s->ram_fd, (off_t)s->boot->memory_bytes) < 0)
         return err_errno(e, "make the guest's memory");
+    return 0;
+}
+
+/* QEMU before 8.2 insists on opening it for writing, although it maps it private. */
+static int open_ram(struct start *s, struct err *e)
+{
+    struct stat st;
+
+    s->ram_fd = openat(s->boot->dir_fd, VMM_SNAPSHOT_MEMORY, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (s->ram_fd < 0 || fstat(s->ram_fd, &st) < 0)
+        return err_errno(e, "open %s", VMM_SNAPSHOT_MEMORY);
+    if (st.st_size != (off_t)s->boot->memory_bytes)
+        return err_set(e,
+                       ERR_BAD_STATE,
+                       "the snapshot holds %lld bytes of memory, the VM has %llu",
+                       (long long)st.st_size,
+                       (unsigned long long)s->boot->memory_bytes);
     return 0;
 }
 
@@ -117,43 +135,31 @@ static int open_logs(struct start *s, struct err *e)
     return 0;
 }
 
-static int pass(int fds[], size_t *n, int fd)
-{
-    if (fd < 0)
-        return -1;
-    fds[*n] = fd;
-    return FIRST_CHILD_FD + (int)(*n)++;
-}
-
 static int spawn(struct start *s, struct err *e)
 {
     auto_argv struct argv argv = {0};
     struct proc_spec spec = PROC_SPEC(&argv);
-    int fds[5];
-    struct qemu_fds numbers;
+    const int fds[] = {s->api_fd, s->events_fd, s->agent_fd, s->ram_fd, s->boot->tap_fd};
 
+    static_assert(sizeof(fds) / sizeof(fds[0]) == QEMU_END_FD - QEMU_API_FD,
+                  "an fd without number");
     spec.pass_fds = fds;
-    numbers.api = pass(fds, &spec.n_pass_fds, s->api_fd);
-    numbers.events = pass(fds, &spec.n_pass_fds, s->events_fd);
-    numbers.agent = pass(fds, &spec.n_pass_fds, s->agent_fd);
-    numbers.ram = pass(fds, &spec.n_pass_fds, s->ram_fd);
-    numbers.tap = pass(fds, &spec.n_pass_fds, s->boot->tap_fd);
+    spec.n_pass_fds = (s->boot->tap_fd >= 0 ? QEMU_END_FD : QEMU_TAP_FD) - QEMU_API_FD;
     spec.cwd_fd = s->boot->dir_fd;
     spec.stdout_fd = s->log_fd;
     spec.stderr_fd = s->log_fd;
-    qemu_argv(&argv, s->machine, s->boot, &numbers);
+    qemu_argv(&argv, s->machine, s->boot, s->purpose);
     s->process.pidfd = proc_spawn(&spec, &s->process.id, e);
     close_given(s);
     return s->process.pidfd < 0 ? -1 : 0;
 }
 
-/* The last line that this QEMU wrote; "" if none. */
+/* The end of what this QEMU wrote, as one line; "" if it wrote nothing. */
 static void last_words(const struct start *s, char out[LOG_TAIL])
 {
     struct stat st;
     off_t from = s->log_from;
     ssize_t n;
-    char *line;
 
     out[0] = '\0';
     if (fstat(s->log_fd, &st) < 0)
@@ -161,12 +167,11 @@ static void last_words(const struct start *s, char out[LOG_TAIL])
     if (st.st_size - from > LOG_TAIL - 1)
         from = st.st_size - (LOG_TAIL - 1);
     n = pread(s->log_fd, out, LOG_TAIL - 1, from);
+    while (n > 0 && out[n - 1] == '\n')
+        n--;
     out[n > 0 ? n : 0] = '\0';
-    while (n > 0 && (out[n - 1] == '\n' || out[n - 1] == '\r'))
-        out[--n] = '\0';
-    line = strrchr(out, '\n');
-    if (line)
-        memmove(out, line + 1, strlen(line));
+    for (char *p = out; (p = strchr(p, '\n'));)
+        *p = ' ';
 }
 
 /* Turns "the connection broke" into why: a QEMU that gives up prints it and ends. */
@@ -177,8 +182,7 @@ static int explain(struct start *s, struct err *e)
     struct proc_exit end;
     char words[LOG_TAIL];
 
-    if (e->code == ERR_TIMEOUT || e->code == ERR_CANCELLED ||
-        op_wait(&short_wait, s->process.pidfd, POLLIN, &ignored) < 0)
+    if (e->code != ERR_NOT_FOUND || op_wait(&short_wait, s->process.pidfd, POLLIN, &ignored) < 0)
         return -1;
     end = proc_reap(s->process.pidfd);
     close(take_fd(&s->process.pidfd));
@@ -188,37 +192,79 @@ static int explain(struct start *s, struct err *e)
 }
 
 /* The first answered command, not the greeting, is the sign that the machine was made. */
-static int await_running(const struct op *op, struct start *s, struct err *e)
+static int expect_status(const struct op *op, struct qmp *q, enum vmm_status wanted, struct err *e)
 {
-    auto_qmp struct qmp q = QMP_CLOSED;
-    json_auto_t *status = NULL;
+    json_auto_t *status = qmp_call(op, q, "query-status", NULL, e);
 
-    if (qmp_open(op, s->boot->dir_fd, VMM_API_SOCKET, &q, e) < 0)
-        return explain(s, e);
-    status = qmp_call(op, &q, "query-status", NULL, e);
     if (!status)
-        return explain(s, e);
-    if (qmp_status(status) != VMM_STATUS_RUNNING)
+        return -1;
+    if (qmp_status(status) != wanted)
         return err_set(
             e, ERR_INTERNAL, "the guest did not start: it is %.40s", qmp_text(status, "status"));
     return 0;
 }
 
-static int start_qemu(const struct op *op, const struct qemu_machine *machine,
-                      const struct vmm_boot *boot, struct vmm_process *out, struct err *e)
+/*
+ * Completed comes once the guest runs, or is stopped for good. A QEMU that fails to load says
+ * "failed" and then ends, which is waited for: the reason is in its log.
+ */
+static int await_loaded(const struct op *op, struct qmp *q, struct err *e)
 {
-    auto_start struct start s = {.machine = machine,
-                                 .boot = boot,
-                                 .api_fd = -1,
-                                 .events_fd = -1,
-                                 .agent_fd = -1,
-                                 .ram_fd = -1,
-                                 .log_fd = -1,
-                                 .process.pidfd = -1};
+    for (;;) {
+        json_auto_t *migration = qmp_next_event(op, q, e);
 
-    if (make_sockets(&s, e) < 0 || make_ram(&s, e) < 0 || open_logs(&s, e) < 0 ||
-        spawn(&s, e) < 0 || await_running(op, &s, e) < 0)
+        if (!migration)
+            return -1;
+        if (strcmp(qmp_text(migration, "status"), "completed") == 0)
+            return 0;
+    }
+}
+
+static int load_state(const struct op *op, struct start *s, struct qmp *q, struct err *e)
+{
+    auto_close int fd =
+        openat(s->boot->dir_fd, VMM_SNAPSHOT_STATE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    json_auto_t *taken = NULL;
+
+    if (fd < 0)
+        return err_errno(e, "open %s", VMM_SNAPSHOT_STATE);
+    qmp_want(q, "MIGRATION");
+    taken = qmp_call_fd(op, q, "getfd", "{\"fdname\":\"state\"}", fd, e);
+    if (!taken ||
+        qmp_do(op,
+               q,
+               "migrate-set-capabilities",
+               "{\"capabilities\":[{\"capability\":\"events\",\"state\":true}]}",
+               e) < 0 ||
+        qmp_do(op, q, "migrate-incoming", "{\"uri\":\"fd:state\"}", e) < 0)
         return -1;
+    return await_loaded(op, q, e);
+}
+
+static int talk(const struct op *op, struct start *s, struct err *e)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+
+    if (qmp_open(op, s->boot->dir_fd, VMM_API_SOCKET, &q, e) < 0)
+        return -1;
+    if (s->purpose != QEMU_BOOT && load_state(op, s, &q, e) < 0)
+        return -1;
+    return expect_status(
+        op, &q, s->purpose == QEMU_LOAD_PAUSED ? VMM_STATUS_PAUSED : VMM_STATUS_RUNNING, e);
+}
+
+static int start_qemu(const struct op *op, struct start what, struct vmm_process *out,
+                      struct err *e)
+{
+    auto_start struct start s = what;
+
+    s.api_fd = s.events_fd = s.agent_fd = s.ram_fd = s.log_fd = s.process.pidfd = -1;
+    if (make_sockets(&s, e) < 0 || open_logs(&s, e) < 0)
+        return -1;
+    if ((s.purpose == QEMU_BOOT ? make_ram(&s, e) : open_ram(&s, e)) < 0 || spawn(&s, e) < 0)
+        return -1;
+    if (talk(op, &s, e) < 0)
+        return explain(&s, e);
     *out = s.process;
     s.process.pidfd = -1;
     return 0;
@@ -227,13 +273,65 @@ static int start_qemu(const struct op *op, const struct qemu_machine *machine,
 static int microvm_boot(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
                         struct err *e)
 {
-    return start_qemu(op, &qemu_machine_microvm, boot, out, e);
+    struct start s = {.machine = &qemu_machine_microvm, .boot = boot, .purpose = QEMU_BOOT};
+
+    return start_qemu(op, s, out, e);
 }
 
 static int q35_boot(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
                     struct err *e)
 {
-    return start_qemu(op, &qemu_machine_q35, boot, out, e);
+    struct start s = {.machine = &qemu_machine_q35, .boot = boot, .purpose = QEMU_BOOT};
+
+    return start_qemu(op, s, out, e);
+}
+
+static int load_qemu(const struct op *op, const struct qemu_machine *machine,
+                     const struct vmm_load *load, struct vmm_process *out, bool *running_out,
+                     struct err *e)
+{
+    struct start s = {.machine = machine,
+                      .boot = &load->boot,
+                      .purpose = load->resume ? QEMU_LOAD : QEMU_LOAD_PAUSED};
+
+    if (start_qemu(op, s, out, e) < 0)
+        return -1;
+    *running_out = load->resume;
+    return 0;
+}
+
+static int microvm_load(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
+                        bool *running_out, struct err *e)
+{
+    return load_qemu(op, &qemu_machine_microvm, load, out, running_out, e);
+}
+
+static int q35_load(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
+                    bool *running_out, struct err *e)
+{
+    return load_qemu(op, &qemu_machine_q35, load, out, running_out, e);
+}
+
+static void describe(const struct vmm_host *host, const struct qemu_machine *machine,
+                     struct buf *out)
+{
+    buf_printf(out,
+               "QEMU %s; %s; %s; cpu %s; firmware %s",
+               host->qemu_version,
+               machine->options,
+               host->accel == VMM_KVM ? "kvm" : "tcg",
+               qemu_cpu(host),
+               machine->needs_firmware ? host->microvm_firmware : "QEMU's own");
+}
+
+static void microvm_identity(const struct vmm_host *host, struct buf *out)
+{
+    describe(host, &qemu_machine_microvm, out);
+}
+
+static void q35_identity(const struct vmm_host *host, struct buf *out)
+{
+    describe(host, &qemu_machine_q35, out);
 }
 
 static int command(const struct op *op, const struct vmm_handle *vm, const char *name,
@@ -266,9 +364,12 @@ const struct vmm_driver qemu_microvm_driver = {
     .name = "qemu-microvm",
     .binary = "qemu-system-x86_64",
     .available = microvm_available,
+    .identity = microvm_identity,
     .boot = microvm_boot,
     .pause = qemu_pause,
     .resume = qemu_resume,
+    .save = qemu_save,
+    .load = microvm_load,
     .monitor = &qemu_monitor_driver,
 };
 
@@ -276,9 +377,12 @@ const struct vmm_driver qemu_q35_driver = {
     .name = "qemu",
     .binary = "qemu-system-x86_64",
     .available = q35_available,
+    .identity = q35_identity,
     .boot = q35_boot,
     .pause = qemu_pause,
     .resume = qemu_resume,
+    .save = qemu_save,
+    .load = q35_load,
     .power_button = q35_power_button,
     .monitor = &qemu_monitor_driver,
 };

@@ -3,9 +3,10 @@
  * The two QEMU drivers: "qemu-microvm" (virtio-mmio, no PCI, starts fastest) and
  * "qemu" (q35, PCI). They differ in a machine line and in device names alone.
  *
- * Guest RAM is a memfd that QEMU maps shared; it is found again by name through
- * /proc/PID/fd. QEMU gets listening sockets as fds, so nothing waits for a
- * socket to appear and a restarted daemon can connect again.
+ * QEMU gets listening sockets as fds, so nothing waits for a socket to appear and
+ * a restarted daemon can connect again. Guest RAM is a memfd that it maps shared,
+ * or, when it was loaded, a snapshot's memory file that it maps private: then the
+ * file never changes and all who live on it share its pages.
  *
  * Inside vmm/ only; callers use vmm.h.
  */
@@ -29,14 +30,26 @@ struct qemu_machine {
 extern const struct qemu_machine qemu_machine_microvm;
 extern const struct qemu_machine qemu_machine_q35;
 
-/* The fds that QEMU inherits, by their numbers in the child; -1 where there is none. */
-struct qemu_fds {
-    int api, events, agent, ram, tap;
+/*
+ * The numbers of the fds that QEMU inherits. The order is fixed: a daemon that did
+ * not start it takes the RAM by its number.
+ */
+enum { QEMU_API_FD = 3, QEMU_EVENTS_FD, QEMU_AGENT_FD, QEMU_RAM_FD, QEMU_TAP_FD, QEMU_END_FD };
+
+enum qemu_purpose {
+    QEMU_BOOT,
+    QEMU_LOAD,        /* waits for a state, then the guest goes on */
+    QEMU_LOAD_PAUSED, /* waits for a state, and the guest stays stopped */
 };
 
 /* The whole command line. */
 void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct vmm_boot *boot,
-               const struct qemu_fds *fds);
+               enum qemu_purpose purpose);
+
+/* Drivers' functions that are the same for both machines. */
+int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+              struct err *e);
+const char *qemu_cpu(const struct vmm_host *host);
 
 extern const struct vmm_driver qemu_microvm_driver;
 extern const struct vmm_driver qemu_q35_driver;

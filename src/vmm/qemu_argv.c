@@ -32,7 +32,7 @@ static void push2(struct argv *a, const char *option, const char *value)
     argv_push(a, value);
 }
 
-static const char *cpu_of(const struct vmm_host *host)
+const char *qemu_cpu(const struct vmm_host *host)
 {
     if (host->accel == VMM_TCG)
         return "max";
@@ -41,26 +41,30 @@ static const char *cpu_of(const struct vmm_host *host)
 }
 
 static void push_machine(struct argv *a, const struct qemu_machine *machine,
-                         const struct vmm_boot *boot, const struct qemu_fds *fds)
+                         const struct vmm_boot *boot, enum qemu_purpose purpose)
 {
     push2(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     argv_push(a, "-machine");
-    argv_pushf(a, "%s,memory-backend=ram0,dump-guest-core=off", machine->options);
+    argv_pushf(
+        a, "%s,memory-backend=ram0,dump-guest-core=off,suppress-vmdesc=on", machine->options);
     argv_push(a, "-accel");
     if (boot->host->accel == VMM_KVM)
         argv_push(a, "kvm");
     else
         argv_pushf(a, "tcg,tb-size=%d", TRANSLATION_MIB);
-    push2(a, "-cpu", cpu_of(boot->host));
+    push2(a, "-cpu", qemu_cpu(boot->host));
     argv_push(a, "-smp");
     argv_pushf(a, "%" PRIu32, boot->vcpus);
     argv_push(a, "-m");
     argv_pushf(a, "%" PRIu64 "B", boot->memory_bytes);
     argv_push(a, "-object");
     argv_pushf(a,
-               "memory-backend-file,id=ram0,size=%" PRIu64 "B,mem-path=/proc/self/fd/%d,share=on",
+               "memory-backend-file,id=ram0,size=%" PRIu64 "B,mem-path=/proc/self/fd/%d,share=%s",
                boot->memory_bytes,
-               fds->ram);
+               QEMU_RAM_FD,
+               purpose == QEMU_BOOT ? "on" : "off");
+    if (machine->needs_firmware)
+        push2(a, "-bios", boot->host->microvm_firmware);
 }
 
 /*
@@ -69,11 +73,8 @@ static void push_machine(struct argv *a, const struct qemu_machine *machine,
  * a timer that a busy host delays, and now and then hang: it is told the rate. Its
  * crypto self-tests and zeroed allocations are a third of its start.
  */
-static void push_kernel(struct argv *a, const struct qemu_machine *machine,
-                        const struct vmm_host *host)
+static void push_kernel(struct argv *a, const struct vmm_host *host)
 {
-    if (machine->needs_firmware)
-        push2(a, "-bios", host->microvm_firmware);
     push2(a, "-kernel", host->kernel);
     if (host->initramfs[0])
         push2(a, "-initrd", host->initramfs);
@@ -109,8 +110,7 @@ static void push_disk(struct argv *a, const char *bus, const char *id, const cha
 }
 
 /* The order of the disks is the guest's vda, vdb, vdc. */
-static void push_devices(struct argv *a, const struct qemu_machine *machine,
-                         const struct qemu_fds *fds)
+static void push_devices(struct argv *a, const struct qemu_machine *machine, bool has_tap)
 {
     const char *bus = machine->bus;
 
@@ -122,21 +122,37 @@ static void push_devices(struct argv *a, const struct qemu_machine *machine,
 
     argv_push(a, "-device");
     argv_pushf(a, "virtio-serial-%s,max_ports=2", bus); /* port 0 is a console's */
-    push_socket(a, "agent", fds->agent);
+    push_socket(a, "agent", QEMU_AGENT_FD);
     push2(a, "-device", "virtserialport,chardev=agent,name=" QEMU_AGENT_PORT ",id=agp");
     push2(a, "-object", "rng-random,id=random,filename=/dev/urandom");
     argv_push(a, "-device");
     argv_pushf(a, "virtio-rng-%s,rng=random", bus);
-    if (fds->tap >= 0) {
+    if (has_tap) {
         argv_push(a, "-netdev");
-        argv_pushf(a, "tap,id=net0,fd=%d", fds->tap);
+        argv_pushf(a, "tap,id=net0,fd=%d", QEMU_TAP_FD);
         argv_push(a, "-device");
         argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, QEMU_GUEST_MAC, machine->net);
     }
 }
 
+/*
+ * What is loaded is the devices' state alone (see qemu_save.c), which carries
+ * neither a machine's name nor a description. The kernel is in the RAM already.
+ */
+static void push_purpose(struct argv *a, const struct vmm_host *host, enum qemu_purpose purpose)
+{
+    if (purpose == QEMU_BOOT) {
+        push_kernel(a, host);
+        return;
+    }
+    push2(a, "-incoming", "defer");
+    push2(a, "-global", "migration.send-configuration=off");
+    if (purpose == QEMU_LOAD_PAUSED)
+        argv_push(a, "-S");
+}
+
 void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct vmm_boot *boot,
-               const struct qemu_fds *fds)
+               enum qemu_purpose purpose)
 {
     argv_push(a, boot->host->qemu);
     argv_push(a, "-name");
@@ -145,9 +161,9 @@ void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct 
     argv_push(a, "-no-user-config");
     push2(a, "-display", "none");
     argv_push(a, "-no-reboot");
-    push_machine(a, machine, boot, fds);
-    push_kernel(a, machine, boot->host);
-    push_monitor(a, "api", fds->api);
-    push_monitor(a, "events", fds->events);
-    push_devices(a, machine, fds);
+    push_machine(a, machine, boot, purpose);
+    push_purpose(a, boot->host, purpose);
+    push_monitor(a, "api", QEMU_API_FD);
+    push_monitor(a, "events", QEMU_EVENTS_FD);
+    push_devices(a, machine, boot->tap_fd >= 0);
 }

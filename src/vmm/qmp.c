@@ -14,6 +14,11 @@
 
 enum { LINE_MAX_BYTES = 1 << 20, CHUNK = 4096 };
 
+static int gone(struct err *e)
+{
+    return err_set(e, ERR_NOT_FOUND, "QEMU closed the connection");
+}
+
 /* Appends what has arrived, waiting for it if need be. */
 static int receive(const struct op *op, struct qmp *q, struct err *e)
 {
@@ -25,10 +30,10 @@ static int receive(const struct op *op, struct qmp *q, struct err *e)
     n = recv(q->fd, chunk, sizeof(chunk), MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return 0;
+    if (n == 0 || (n < 0 && errno == ECONNRESET))
+        return gone(e);
     if (n < 0)
         return err_errno(e, "read from QEMU");
-    if (n == 0)
-        return err_set(e, ERR_INTERNAL, "QEMU closed the connection");
     buf_append(&q->in, chunk, (size_t)n);
     if (!buf_ok(&q->in))
         return err_set(e, ERR_INTERNAL, "QEMU sent a line of more than %zu bytes", q->in.max);
@@ -97,6 +102,8 @@ static int send_command(const struct op *op, struct qmp *q, const struct buf *te
         if (op_wait(op, q->fd, POLLOUT, e) < 0)
             return -1;
         n = sendmsg(q->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
+            return gone(e);
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, "write to QEMU");
         if (n > 0) {
@@ -126,8 +133,8 @@ static int await_answer(const struct op *op, struct qmp *q, json_t **value_out, 
     }
 }
 
-static json_t *exchange(const struct op *op, struct qmp *q, const char *command,
-                        const char *arguments, int fd, struct err *e)
+json_t *qmp_call_fd(const struct op *op, struct qmp *q, const char *command, const char *arguments,
+                    int fd, struct err *e)
 {
     auto_buf struct buf text = BUF(LINE_MAX_BYTES);
     struct jout j = JOUT(&text);
@@ -151,28 +158,14 @@ static json_t *exchange(const struct op *op, struct qmp *q, const char *command,
 json_t *qmp_call(const struct op *op, struct qmp *q, const char *command, const char *arguments,
                  struct err *e)
 {
-    return exchange(op, q, command, arguments, -1, e);
+    return qmp_call_fd(op, q, command, arguments, -1, e);
 }
 
 int qmp_do(const struct op *op, struct qmp *q, const char *command, const char *arguments,
            struct err *e)
 {
-    json_t *value = exchange(op, q, command, arguments, -1, e);
+    json_t *value = qmp_call_fd(op, q, command, arguments, -1, e);
 
-    json_decref(value);
-    return value ? 0 : -1;
-}
-
-int qmp_give_fd(const struct op *op, struct qmp *q, int fd, const char *name, struct err *e)
-{
-    auto_buf struct buf arguments = BUF(256);
-    struct jout j = JOUT(&arguments);
-    json_t *value;
-
-    jout_open(&j, NULL, '{');
-    jout_str(&j, "fdname", name);
-    jout_close(&j, '}');
-    value = exchange(op, q, "getfd", buf_str(&arguments), fd, e);
     json_decref(value);
     return value ? 0 : -1;
 }

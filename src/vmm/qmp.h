@@ -6,7 +6,7 @@
  * connection in an unknown state: close it. QEMU serves one client per socket;
  * the job that holds the instance is the only one on api.sock.
  *
- * Errors carry QEMU's own words. ERR_NOT_FOUND: nobody listens any more.
+ * Errors carry QEMU's own words. ERR_NOT_FOUND: there is no QEMU any more.
  */
 #pragma once
 
@@ -42,8 +42,9 @@ json_t *qmp_call(const struct op *op, struct qmp *q, const char *command, const 
 int qmp_do(const struct op *op, struct qmp *q, const char *command, const char *arguments,
            struct err *e);
 
-/* Gives QEMU a copy of an fd under a name (getfd), for "fd:NAME" in a later command. */
-int qmp_give_fd(const struct op *op, struct qmp *q, int fd, const char *name, struct err *e);
+/* The same with a copy of an fd, for "getfd" and "add-fd". */
+json_t *qmp_call_fd(const struct op *op, struct qmp *q, const char *command, const char *arguments,
+                    int fd, struct err *e);
 
 /*
  * Events come in between. From qmp_want() on the last event of that name is

@@ -50,6 +50,14 @@ static int unsupported(const struct vmm_driver *driver, const char *what, struct
     return err_set(e, ERR_UNSUPPORTED, "%s cannot %s", driver->name, what);
 }
 
+/* To a client "not found" is an instance, not its VMM. */
+static int failed(const char *doing, const char *name, struct err *e)
+{
+    if (e->code == ERR_NOT_FOUND)
+        e->code = ERR_INTERNAL;
+    return err_wrap(e, "%s %s", doing, name);
+}
+
 int vmm_clear_sockets(int dir_fd, struct err *e)
 {
     static const char *const names[] = {
@@ -62,6 +70,12 @@ int vmm_clear_sockets(int dir_fd, struct err *e)
     return 0;
 }
 
+void vmm_identity(const struct vmm_driver *driver, const struct vmm_host *host, struct buf *out)
+{
+    if (driver->identity)
+        driver->identity(host, out);
+}
+
 int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct vmm_boot *boot,
              struct vmm_process *out, struct err *e)
 {
@@ -70,21 +84,21 @@ int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct 
     if (vmm_clear_sockets(boot->dir_fd, e) == 0 && driver->boot(op, boot, out, e) == 0)
         return 0;
     (void)vmm_clear_sockets(boot->dir_fd, &ignored);
-    return err_wrap(e, "start %s", boot->name);
+    return failed("start", boot->name, e);
 }
 
 int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
     if (!vm->driver->pause)
         return unsupported(vm->driver, "pause", e);
-    return vm->driver->pause(op, vm, e) < 0 ? err_wrap(e, "pause %s", vm->name) : 0;
+    return vm->driver->pause(op, vm, e) < 0 ? failed("pause", vm->name, e) : 0;
 }
 
 int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
     if (!vm->driver->resume)
         return unsupported(vm->driver, "resume", e);
-    return vm->driver->resume(op, vm, e) < 0 ? err_wrap(e, "resume %s", vm->name) : 0;
+    return vm->driver->resume(op, vm, e) < 0 ? failed("resume", vm->name, e) : 0;
 }
 
 int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
@@ -92,7 +106,7 @@ int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_
 {
     if (!vm->driver->save)
         return unsupported(vm->driver, "take a snapshot", e);
-    return vm->driver->save(op, vm, save, e) < 0 ? err_wrap(e, "save %s", vm->name) : 0;
+    return vm->driver->save(op, vm, save, e) < 0 ? failed("save", vm->name, e) : 0;
 }
 
 int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
@@ -106,7 +120,7 @@ int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct 
         driver->load(op, load, out, running_out, e) == 0)
         return 0;
     (void)vmm_clear_sockets(load->boot.dir_fd, &ignored);
-    return err_wrap(e, "load %s", load->boot.name);
+    return failed("load", load->boot.name, e);
 }
 
 /* Whether the process ended by itself within that time. False too when cancelled. */
@@ -146,5 +160,5 @@ int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms,
         return 0;
     }
     last_moment.deadline_ms = clock_ms() + KILL_MS;
-    return proc_kill(&last_moment, vm->pidfd, e) < 0 ? err_wrap(e, "kill %s", vm->name) : 0;
+    return proc_kill(&last_moment, vm->pidfd, e) < 0 ? failed("kill", vm->name, e) : 0;
 }

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "loop/op.h"
 #include "loop/proc.h"
@@ -98,6 +99,9 @@ struct vmm_driver {
     /* Start-up: -1 and why when this host cannot run it. */
     int (*available)(const struct vmm_host *host, struct err *why);
 
+    /* What a snapshot was made with, as text: it loads only where this is the same. */
+    void (*identity)(const struct vmm_host *host, struct buf *out);
+
     /* Starts the VMM in boot->dir_fd; on return the guest runs and the API socket answers.
      * On failure the process is gone and the reason carries the end of its log. */
     int (*boot)(const struct op *op, const struct vmm_boot *boot, struct vmm_process *out,
@@ -107,7 +111,10 @@ struct vmm_driver {
     int (*pause)(const struct op *op, const struct vmm_handle *vm, struct err *e);
     int (*resume)(const struct op *op, const struct vmm_handle *vm, struct err *e);
 
-    /* Optional. The VM is paused and stays paused. */
+    /*
+     * Optional. The VM is paused and stays paused. Nobody may talk to the agent
+     * meanwhile: what the VMM takes from its socket goes into the guest's memory.
+     */
     int (*save)(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                 struct err *e);
 
@@ -128,6 +135,12 @@ const struct vmm_driver *vmm_find(const char *name); /* NULL: no such hypervisor
 
 /* Whether this is the path of a program that some driver runs (also one since replaced). */
 bool vmm_is_binary(const char *exe);
+
+/*
+ * VMM build, machine, CPU model, accelerator and firmware. Recorded with each
+ * snapshot and compared before a load; empty from a driver without snapshots.
+ */
+void vmm_identity(const struct vmm_driver *driver, const struct vmm_host *host, struct buf *out);
 
 int vmm_boot(const struct op *op, const struct vmm_driver *driver, const struct vmm_boot *boot,
              struct vmm_process *out, struct err *e);

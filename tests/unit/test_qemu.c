@@ -68,7 +68,7 @@ static void setup_rig(struct rig *r)
     make_kernel(r, tiny_idle, sizeof(tiny_idle));
 }
 
-static void end_rig(struct rig *r)
+static void end_rig_of_several(struct rig *r)
 {
     struct op op = within(10000);
     struct err e = {0};
@@ -78,6 +78,11 @@ static void end_rig(struct rig *r)
     cleanup_close(&r->process.pidfd);
     close(r->dir_fd);
     assert_int_equal(tree_remove(AT_FDCWD, r->path, &e), 0);
+}
+
+static void end_rig(struct rig *r)
+{
+    end_rig_of_several(r);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
 }
 
@@ -416,12 +421,263 @@ static void the_death_of_qemu_ends_a_wait_at_once(void **state)
     assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
     pthread_join(thread, NULL);
     assert_in_range(clock_ms() - start, 0, 2000);
-    assert_int_equal(w.e.code, ERR_INTERNAL);
+    assert_int_equal(w.e.code, ERR_NOT_FOUND);
     qmp_close(&w.q);
     close(take_fd(&r.process.pidfd));
 
     /* The sockets of the dead one do not hinder the next start. */
     boot(&r, &qemu_microvm_driver);
+    end_rig(&r);
+}
+
+/* ---- snapshots, of a guest that counts in memory */
+
+enum { COUNTER_AT = 0x200000 };
+
+static uint32_t read_u32(int dir_fd, const char *name, off_t at)
+{
+    auto_close int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+    uint32_t v = 0;
+
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &v, sizeof(v), at), sizeof(v));
+    return v;
+}
+
+/* QEMU's own view of the guest's memory, so that ours is held against it. */
+static uint32_t counter_of(const struct rig *r)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+    struct op op = within(10000);
+    struct err e = {0};
+
+    assert_int_equal(qmp_open(&op, r->dir_fd, VMM_API_SOCKET, &q, &e), 0);
+    assert_int_equal(
+        qmp_do(&op, &q, "pmemsave", "{\"val\":2097152,\"size\":4,\"filename\":\"counter\"}", &e),
+        0);
+    return read_u32(r->dir_fd, "counter", 0);
+}
+
+static void await_count(const struct rig *r, uint32_t more_than)
+{
+    struct op op = within(10000);
+    struct err e = {0};
+
+    while (counter_of(r) <= more_than)
+        assert_int_equal(op_sleep(&op, 2, &e), 0);
+}
+
+static uint64_t hash_of(int dir_fd, const char *name)
+{
+    auto_close int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_free unsigned char *piece = mem_zalloc(1 << 20, 1);
+    uint64_t hash = 14695981039346656037u;
+    ssize_t n;
+
+    assert_true(fd >= 0);
+    while ((n = read(fd, piece, 1 << 20)) > 0) {
+        for (ssize_t i = 0; i < n; i++)
+            hash = (hash ^ piece[i]) * 1099511628211u;
+    }
+    return hash;
+}
+
+/* Pauses, saves into a new directory, publishes it. Returns what the counter stood at. */
+static uint32_t sleep_vm(struct rig *r)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct vmm_save save;
+    uint32_t count;
+
+    assert_int_equal(vmm_pause(&op, &r->vm, &e), 0);
+    count = counter_of(r);
+    assert_int_equal(mkdirat(r->dir_fd, "snapshot.new", 0750), 0);
+    save.snapshot_dir_fd = dir_open(r->dir_fd, "snapshot.new", &e);
+    if (vmm_save(&op, &r->vm, &save, &e) < 0)
+        fail_msg("%s", e.msg);
+    close(save.snapshot_dir_fd);
+    assert_int_equal(tree_remove(r->dir_fd, VMM_SNAPSHOT_DIR, &e), 0);
+    assert_int_equal(renameat(r->dir_fd, "snapshot.new", r->dir_fd, VMM_SNAPSHOT_DIR), 0);
+    assert_int_equal(read_u32(r->dir_fd, VMM_SNAPSHOT_MEMORY, COUNTER_AT), count);
+    return count;
+}
+
+static int try_load(struct rig *r, const struct vmm_driver *driver, bool resume, struct err *e)
+{
+    struct vmm_load load = {.boot = boot_of(r), .resume = resume};
+    struct op op = within(20000);
+    bool running = !resume;
+
+    if (vmm_load(&op, driver, &load, &r->process, &running, e) < 0)
+        return -1;
+    assert_int_equal(running, resume);
+    r->vm = (struct vmm_handle){
+        .driver = driver, .name = "tiny", .dir_fd = r->dir_fd, .pidfd = r->process.pidfd};
+    return 0;
+}
+
+/* A directory of its own that shares the files of another's snapshot. */
+static void setup_fork(struct rig *fork, const struct rig *of)
+{
+    setup_rig(fork);
+    assert_int_equal(mkdirat(fork->dir_fd, VMM_SNAPSHOT_DIR, 0750), 0);
+    assert_int_equal(linkat(of->dir_fd, VMM_SNAPSHOT_MEMORY, fork->dir_fd, VMM_SNAPSHOT_MEMORY, 0),
+                     0);
+    assert_int_equal(linkat(of->dir_fd, VMM_SNAPSHOT_STATE, fork->dir_fd, VMM_SNAPSHOT_STATE, 0),
+                     0);
+}
+
+static void load(struct rig *r, const struct vmm_driver *driver, bool resume)
+{
+    struct err e = {0};
+
+    if (try_load(r, driver, resume, &e) < 0)
+        fail_msg("%s", e.msg);
+}
+
+static void forks_go_on_from_one_snapshot(const struct vmm_driver *driver)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct rig source;
+    struct rig a;
+    struct rig b;
+    struct stat st;
+    uint32_t first;
+    uint32_t second;
+    uint64_t hash;
+
+    setup_rig(&source);
+    make_kernel(&source, tiny_counter, sizeof(tiny_counter));
+    boot(&source, driver);
+    await_count(&source, 1000);
+    first = sleep_vm(&source);
+    hash = hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY);
+    assert_int_equal(fstatat(source.dir_fd, VMM_SNAPSHOT_MEMORY, &st, 0), 0);
+    assert_int_equal(st.st_size, MEMORY);
+    assert_in_range(st.st_blocks * 512, 4096, MEMORY / 16); /* holes where there is nothing */
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(vmm_resume(&op, &source.vm, &e), 0);
+
+    setup_fork(&a, &source);
+    setup_fork(&b, &source);
+    load(&a, driver, true);
+    load(&b, driver, false);
+    await_count(&source, first);
+    await_count(&a, first);
+    assert_int_equal(counter_of(&b), first);
+
+    /* A clone of a clone: what it inherited and what it wrote since. */
+    second = sleep_vm(&a);
+    assert_true(second > first);
+    assert_int_equal(vmm_stop(&op, &a.vm, 0, &e), 0);
+    close(take_fd(&a.process.pidfd));
+    load(&a, driver, false);
+    assert_int_equal(counter_of(&a), second);
+    assert_int_equal(vmm_resume(&op, &a.vm, &e), 0);
+    await_count(&a, second);
+
+    assert_int_equal(counter_of(&b), first);
+    assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
+    end_rig_of_several(&source);
+    assert_int_equal(vmm_resume(&op, &b.vm, &e),
+                     0); /* its source and the source's files are gone */
+    await_count(&b, first);
+    assert_int_equal(hash_of(b.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
+    end_rig_of_several(&a);
+    end_rig(&b);
+}
+
+static void microvm_forks_go_on_from_one_snapshot(void **state)
+{
+    (void)state;
+    if (!is_missing())
+        forks_go_on_from_one_snapshot(&qemu_microvm_driver);
+}
+
+static void q35_forks_go_on_from_one_snapshot(void **state)
+{
+    (void)state;
+    if (!is_missing())
+        forks_go_on_from_one_snapshot(&qemu_q35_driver);
+}
+
+static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct rig r;
+    struct vmm_save save;
+
+    (void)state;
+    if (is_missing())
+        return;
+    setup_rig(&r);
+    make_kernel(&r, tiny_counter, sizeof(tiny_counter));
+    boot(&r, &qemu_microvm_driver);
+    assert_int_equal(mkdirat(r.dir_fd, "new", 0750), 0);
+    save.snapshot_dir_fd = dir_open(r.dir_fd, "new", &e);
+    assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1); /* it runs */
+    assert_int_equal(e.code, ERR_BAD_STATE);
+    err_clear(&e);
+    assert_int_equal(vmm_pause(&op, &r.vm, &e), 0);
+    assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1); /* not an empty directory */
+    assert_non_null(strstr(e.msg, "save tiny: create state"));
+    err_clear(&e);
+    assert_int_equal(unlinkat(save.snapshot_dir_fd, "state", 0), 0);
+    assert_int_equal(unlinkat(save.snapshot_dir_fd, "memory", 0), 0);
+    op.cancel_fd = eventfd(1, EFD_CLOEXEC);
+    assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1);
+    assert_int_equal(e.code, ERR_CANCELLED);
+    err_clear(&e);
+    close(op.cancel_fd);
+    op.cancel_fd = -1;
+    assert_int_equal(vmm_resume(&op, &r.vm, &e), 0);
+    await_count(&r, counter_of(&r));
+
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1); /* there is none any more */
+    assert_int_equal(e.code, ERR_INTERNAL);
+    close(save.snapshot_dir_fd);
+    close(take_fd(&r.process.pidfd));
+    end_rig(&r);
+}
+
+static void a_load_that_fails_says_why_and_leaves_nothing(void **state)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct rig r;
+    auto_close int fd = -1;
+
+    (void)state;
+    if (is_missing())
+        return;
+    setup_rig(&r);
+    assert_int_equal(try_load(&r, &qemu_microvm_driver, true, &e), -1);
+    assert_non_null(strstr(e.msg, "load tiny: open snapshot/memory"));
+    err_clear(&e);
+
+    boot(&r, &qemu_microvm_driver);
+    (void)sleep_vm(&r);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    close(take_fd(&r.process.pidfd));
+    assert_int_equal(try_load(&r, &qemu_q35_driver, true, &e), -1); /* another machine's */
+    assert_non_null(strstr(e.msg, "QEMU ended with status 1"));
+    err_clear(&e);
+
+    fd = openat(r.dir_fd, VMM_SNAPSHOT_STATE, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(ftruncate(fd, 1000), 0);
+    assert_int_equal(try_load(&r, &qemu_microvm_driver, true, &e), -1);
+    print_message("%s\n", e.msg);
+    assert_non_null(strstr(e.msg, "load tiny: QEMU ended with status 1"));
+    err_clear(&e);
+    close(take_fd(&fd));
+    fd = openat(r.dir_fd, VMM_SNAPSHOT_MEMORY, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(ftruncate(fd, MEMORY / 2), 0);
+    assert_int_equal(try_load(&r, &qemu_microvm_driver, true, &e), -1);
+    assert_int_equal(e.code, ERR_BAD_STATE);
     end_rig(&r);
 }
 
@@ -436,6 +692,10 @@ int main(int argc, char **argv)
         checked_test(a_start_that_takes_too_long_or_is_cancelled_leaves_nothing),
         checked_test(a_deep_data_directory_works),
         checked_test(the_death_of_qemu_ends_a_wait_at_once),
+        checked_test(microvm_forks_go_on_from_one_snapshot),
+        checked_test(q35_forks_go_on_from_one_snapshot),
+        checked_test(a_save_that_cannot_be_leaves_the_vm_as_it_was),
+        checked_test(a_load_that_fails_says_why_and_leaves_nothing),
     };
     struct vmm_host_settings settings = {.accel = ACCEL_TCG};
     struct op op = within(20000);

@@ -71,8 +71,6 @@ static const struct vmm_host tcg_host = {
     .qemu = "/usr/bin/qemu-system-x86_64",
 };
 
-static const struct qemu_fds child_fds = {.api = 3, .events = 4, .agent = 5, .ram = 6, .tap = 7};
-
 static struct vmm_boot boot_on(const struct vmm_host *host)
 {
     return (struct vmm_boot){
@@ -103,10 +101,11 @@ static void a_microvm_gets_these_arguments(void **state)
     struct vmm_boot boot = boot_on(&tcg_host);
 
     (void)state;
-    qemu_argv(&a, &qemu_machine_microvm, &boot, &child_fds);
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_BOOT);
     assert_string_equal(a.v[0], "/usr/bin/qemu-system-x86_64");
     assert_pair(&a, "-name", "guest=web");
-    assert_pair(&a, "-machine", "microvm,memory-backend=ram0,dump-guest-core=off");
+    assert_pair(
+        &a, "-machine", "microvm,memory-backend=ram0,dump-guest-core=off,suppress-vmdesc=on");
     assert_pair(&a, "-accel", "tcg,tb-size=64");
     assert_pair(&a, "-cpu", "max");
     assert_pair(&a, "-smp", "2");
@@ -150,11 +149,11 @@ static void q35_differs_in_machine_and_device_names(void **state)
     struct vmm_boot boot = boot_on(&tcg_host);
 
     (void)state;
-    qemu_argv(&a, &qemu_machine_q35, &boot, &child_fds);
+    qemu_argv(&a, &qemu_machine_q35, &boot, QEMU_BOOT);
     assert_pair(&a,
                 "-machine",
                 "q35,smm=off,hpet=off,vmport=off,sata=off,smbus=off,i8042=off,"
-                "memory-backend=ram0,dump-guest-core=off");
+                "memory-backend=ram0,dump-guest-core=off,suppress-vmdesc=on");
     assert_pair(&a, "-device", "virtio-blk-pci,drive=rootfs");
     assert_pair(&a, "-device", "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:02,romfile=");
     assert_int_equal(count_containing(&a, "-bios"), 0);
@@ -168,7 +167,7 @@ static void only_binary_kernel_initrd_and_firmware_are_absolute(void **state)
     size_t absolute = 0;
 
     (void)state;
-    qemu_argv(&a, &qemu_machine_microvm, &boot, &child_fds);
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_BOOT);
     for (size_t i = 0; i < a.n; i++)
         absolute += a.v[i][0] == '/';
     assert_int_equal(absolute, 4);
@@ -181,11 +180,10 @@ static void a_vm_without_a_tap_has_no_network_device(void **state)
 {
     auto_argv struct argv a = {0};
     struct vmm_boot boot = boot_on(&tcg_host);
-    struct qemu_fds fds = child_fds;
 
     (void)state;
-    fds.tap = -1;
-    qemu_argv(&a, &qemu_machine_microvm, &boot, &fds);
+    boot.tap_fd = -1;
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_BOOT);
     assert_int_equal(count_containing(&a, "net"), 0);
 }
 
@@ -197,10 +195,50 @@ static void kvm_needs_no_tsc_rate(void **state)
 
     (void)state;
     host.accel = VMM_KVM;
-    qemu_argv(&a, &qemu_machine_microvm, &boot, &child_fds);
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_BOOT);
     assert_pair(&a, "-accel", "kvm");
     assert_int_equal(count_containing(&a, "tsc_early_khz"), 0);
     assert_int_equal(count_containing(&a, "host"), 1);
+}
+
+static void a_load_maps_the_memory_private_and_needs_no_kernel(void **state)
+{
+    auto_argv struct argv a = {0};
+    auto_argv struct argv paused = {0};
+    struct vmm_boot boot = boot_on(&tcg_host);
+
+    (void)state;
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_LOAD);
+    assert_pair(&a,
+                "-object",
+                "memory-backend-file,id=ram0,size=268435456B,mem-path=/proc/self/fd/6,share=off");
+    assert_pair(&a, "-incoming", "defer");
+    assert_int_equal(count_containing(&a, "-kernel"), 0);
+    assert_int_equal(count_containing(&a, "-append"), 0);
+    qemu_argv(&paused, &qemu_machine_microvm, &boot, QEMU_LOAD_PAUSED);
+    assert_int_equal(paused.n, a.n + 1);
+    assert_int_equal(count_containing(&paused, "-S"), 1);
+}
+
+static void the_identity_names_what_a_snapshot_depends_on(void **state)
+{
+    auto_buf struct buf here = BUF(1024);
+    auto_buf struct buf there = BUF(1024);
+    struct vmm_host other = tcg_host;
+
+    (void)state;
+    vmm_identity(&qemu_microvm_driver, &tcg_host, &here);
+    other.accel = VMM_KVM;
+    vmm_identity(&qemu_microvm_driver, &other, &there);
+    assert_string_not_equal(buf_str(&here), buf_str(&there));
+    other = tcg_host;
+    (void)snprintf(other.qemu_version, sizeof(other.qemu_version), "9.9");
+    buf_reset(&there);
+    vmm_identity(&qemu_microvm_driver, &other, &there);
+    assert_string_not_equal(buf_str(&here), buf_str(&there));
+    buf_reset(&there);
+    vmm_identity(&qemu_q35_driver, &tcg_host, &there);
+    assert_string_not_equal(buf_str(&here), buf_str(&there));
 }
 
 /* ---- the QMP client, against a thread that follows a script */
@@ -400,9 +438,12 @@ static void an_fd_travels_with_its_command(void **state)
     start_actor(&a, &p, steps);
     {
         auto_qmp struct qmp q = QMP_CLOSED;
+        json_t *value;
 
         open_qmp(&p, &q);
-        assert_int_equal(qmp_give_fd(&op, &q, p.fd, "state", &e), 0);
+        value = qmp_call_fd(&op, &q, "getfd", "{\"fdname\":\"state\"}", p.fd, &e);
+        assert_non_null(value);
+        json_decref(value);
     }
     end_actor(&a);
     assert_int_equal(fstat(p.fd, &mine), 0);
@@ -448,8 +489,8 @@ static void a_peer_that_misbehaves_is_an_error(void **state)
     (void)state;
     expect_failure(garbage, 5000, ERR_INTERNAL, "not QMP");
     expect_failure(foreign, 5000, ERR_INTERNAL, "not QMP");
-    expect_failure(eof, 5000, ERR_INTERNAL, "closed the connection");
-    expect_failure(early_eof, 5000, ERR_INTERNAL, "greeting");
+    expect_failure(eof, 5000, ERR_NOT_FOUND, "closed the connection");
+    expect_failure(early_eof, 5000, ERR_NOT_FOUND, "greeting");
     expect_failure(silence, 100, ERR_TIMEOUT, "stop: deadline passed");
     expect_failure(mute, 100, ERR_TIMEOUT, "greeting: deadline passed");
     expect_failure(flood, 5000, ERR_INTERNAL, "a line of more than");
@@ -877,6 +918,8 @@ int main(int argc, char **argv)
         checked_test(only_binary_kernel_initrd_and_firmware_are_absolute),
         checked_test(a_vm_without_a_tap_has_no_network_device),
         checked_test(kvm_needs_no_tsc_rate),
+        checked_test(a_load_maps_the_memory_private_and_needs_no_kernel),
+        checked_test(the_identity_names_what_a_snapshot_depends_on),
         checked_test(a_line_may_come_in_pieces_and_events_in_between),
         checked_test(an_error_carries_qemus_words),
         checked_test(an_fd_travels_with_its_command),

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A snapshot of a paused QEMU: the state of its devices, which QEMU writes, and
+ * its RAM, which we copy (ram.h).
+ *
+ * A migration would do for RAM that is mapped shared (x-ignore-shared leaves it
+ * out), but a VM that was loaded maps its RAM private, and then the stream
+ * holds all of it. xen-save-devices-state writes what we want for both: every
+ * device and no RAM, in a stream that -incoming takes. It is in every build.
+ */
+#include "vmm/qemu.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "vmm/qmp.h"
+#include "vmm/qmp_line.h"
+#include "vmm/ram.h"
+
+static int check_paused(const struct op *op, struct qmp *q, struct err *e)
+{
+    json_auto_t *status = qmp_call(op, q, "query-status", NULL, e);
+
+    if (!status)
+        return -1;
+    if (qmp_status(status) != VMM_STATUS_PAUSED)
+        return err_set(e, ERR_BAD_STATE, "it is %.40s, not paused", qmp_text(status, "status"));
+    return 0;
+}
+
+/* QEMU opens files by name only; /dev/fdset/N is the name of what it was given. */
+static int64_t give_file(const struct op *op, struct qmp *q, int fd, struct err *e)
+{
+    json_auto_t *set = qmp_call_fd(op, q, "add-fd", NULL, fd, e);
+    const json_t *id = json_object_get(set, "fdset-id");
+
+    if (!set)
+        return -1;
+    if (!json_is_integer(id) || json_integer_value(id) < 0)
+        return err_set(e, ERR_INTERNAL, "add-fd: QEMU names no set");
+    return json_integer_value(id);
+}
+
+/* live=false: otherwise it would give up its disks, as for a move to another host. */
+static int save_devices(const struct op *op, const struct vmm_handle *vm, int state_fd,
+                        struct err *e)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+    auto_buf struct buf save = BUF(128);
+    auto_buf struct buf remove = BUF(128);
+    int64_t set;
+
+    if (qmp_open(op, vm->dir_fd, VMM_API_SOCKET, &q, e) < 0 || check_paused(op, &q, e) < 0)
+        return -1;
+    set = give_file(op, &q, state_fd, e);
+    if (set < 0)
+        return -1;
+    buf_printf(&save, "{\"filename\":\"/dev/fdset/%" PRId64 "\",\"live\":false}", set);
+    buf_printf(&remove, "{\"fdset-id\":%" PRId64 "}", set);
+    if (qmp_do(op, &q, "xen-save-devices-state", buf_str(&save), e) < 0)
+        return -1;
+    return qmp_do(op, &q, "remove-fd", buf_str(&remove), e);
+}
+
+static int create(int dir_fd, const char *name, struct err *e)
+{
+    int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    return fd < 0 ? err_errno(e, "create %s", name) : fd;
+}
+
+int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+              struct err *e)
+{
+    auto_close int state_fd = create(save->snapshot_dir_fd, "state", e);
+    auto_close int memory_fd = -1;
+
+    if (state_fd < 0)
+        return -1;
+    memory_fd = create(save->snapshot_dir_fd, "memory", e);
+    if (memory_fd < 0)
+        return -1;
+    if (save_devices(op, vm, state_fd, e) < 0 ||
+        ram_save(op, vm->pidfd, QEMU_RAM_FD, memory_fd, e) < 0)
+        return -1;
+    if (fsync(state_fd) < 0 || fsync(memory_fd) < 0)
+        return err_errno(e, "sync the snapshot");
+    return dir_sync(save->snapshot_dir_fd, e);
+}

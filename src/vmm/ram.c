@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/ram.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/parse.h"
+
+enum {
+    PAGE = 4096,
+    PIECE = 1 << 20,
+    PIECE_PAGES = PIECE / PAGE,
+    MAPS_MAX = 4 << 20,
+};
+
+/* Of a page map's entries; see the kernel's pagemap.rst. */
+#define PAGE_PRESENT (UINT64_C(1) << 63)
+#define PAGE_SWAPPED (UINT64_C(1) << 62)
+#define PAGE_OF_FILE (UINT64_C(1) << 61)
+
+struct ram {
+    pid_t pid;
+    int file_fd;
+    off_t size;
+    off_t next_data;  /* the file has none between the last piece and here */
+    uint64_t address; /* where the process maps the file */
+    int pagemap_fd;   /* -1 when it is mapped shared */
+    unsigned char *piece;
+};
+
+#define auto_ram __attribute__((cleanup(ram_fini)))
+
+static void ram_fini(struct ram *r)
+{
+    cleanup_close(&r->file_fd);
+    cleanup_close(&r->pagemap_fd);
+    free(r->piece);
+}
+
+static int find_pid(struct ram *r, int pidfd, struct err *e)
+{
+    auto_buf struct buf text = BUF(4096);
+    char path[64];
+    char *field;
+    uint64_t pid;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+    if (file_read(AT_FDCWD, path, &text, e) < 0)
+        return -1;
+    field = text.data ? strstr(text.data, "\nPid:\t") : NULL;
+    if (!field)
+        return err_set(e, ERR_INTERNAL, "%s names no process", path);
+    field += strlen("\nPid:\t");
+    field[strcspn(field, "\n")] = '\0';
+    if (!parse_u64(field, 1, INT32_MAX, &pid))
+        return err_set(e, ERR_INTERNAL, "the process is gone");
+    r->pid = (pid_t)pid;
+    return 0;
+}
+
+/* A pid that was looked up means something only while the process behind the pidfd lives. */
+static int check_alive(int pidfd, struct err *e)
+{
+    struct pollfd gone = {.fd = pidfd, .events = POLLIN};
+
+    return poll(&gone, 1, 0) == 0 ? 0 : err_set(e, ERR_INTERNAL, "the process is gone");
+}
+
+static int open_file(struct ram *r, int pidfd, int vmm_fd, ino_t *inode_out, struct err *e)
+{
+    struct stat st;
+
+    r->file_fd = (int)syscall(SYS_pidfd_getfd, pidfd, vmm_fd, 0);
+    if (r->file_fd < 0 || fstat(r->file_fd, &st) < 0)
+        return err_errno(e, "get the file behind the guest's memory");
+    if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % PAGE != 0)
+        return err_set(e, ERR_INTERNAL, "fd %d is not the guest's memory", vmm_fd);
+    r->size = st.st_size;
+    *inode_out = st.st_ino;
+    return 0;
+}
+
+/* Takes a number and the character after it. */
+static uint64_t take_number(const char **p, unsigned base)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *digit;
+    uint64_t v = 0;
+
+    while (**p && (digit = memchr(digits, **p, base))) {
+        v = v * base + (uint64_t)(digit - digits);
+        (*p)++;
+    }
+    if (**p)
+        (*p)++;
+    return v;
+}
+
+/*
+ * A line is "START-END PERMS OFFSET MAJOR:MINOR INODE PATH". The device is not
+ * compared: on btrfs it is another one than stat() names.
+ */
+static bool is_mapping(const char *line, const struct ram *r, ino_t inode, uint64_t *start_out,
+                       bool *shared_out)
+{
+    uint64_t start = take_number(&line, 16);
+    uint64_t end = take_number(&line, 16);
+    const char *perms = line;
+    uint64_t offset;
+
+    if (strnlen(line, 5) < 5)
+        return false;
+    line += 5;
+    offset = take_number(&line, 16);
+    (void)take_number(&line, 16);
+    (void)take_number(&line, 16);
+    if (take_number(&line, 10) != inode || offset != 0 || end - start != (uint64_t)r->size)
+        return false;
+    *start_out = start;
+    *shared_out = perms[3] == 's';
+    return true;
+}
+
+static int find_mapping(struct ram *r, ino_t inode, struct err *e)
+{
+    auto_buf struct buf maps = BUF(MAPS_MAX);
+    char path[64];
+    bool shared;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)r->pid);
+    if (file_read(AT_FDCWD, path, &maps, e) < 0)
+        return -1;
+    for (const char *line = buf_str(&maps); line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (!is_mapping(line, r, inode, &r->address, &shared))
+            continue;
+        if (shared)
+            return 0;
+        (void)snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)r->pid);
+        r->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+        return r->pagemap_fd < 0 ? err_errno(e, "open %s", path) : 0;
+    }
+    return err_set(e, ERR_INTERNAL, "the guest's memory is not mapped as one");
+}
+
+static int read_at(int fd, void *out, size_t len, off_t at, struct err *e)
+{
+    char *p = out;
+
+    while (len > 0) {
+        ssize_t n = pread(fd, p, len, at);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? err_errno(e, "read the guest's memory")
+                         : err_set(e, ERR_INTERNAL, "the guest's memory was cut short");
+        p += n;
+        at += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+/* Takes what the file holds of this piece. *any_out: there is something, so the piece is filled. */
+static int take_file(struct ram *r, off_t at, size_t len, bool *any_out, struct err *e)
+{
+    if (r->next_data < at) {
+        r->next_data = lseek(r->file_fd, at, SEEK_DATA);
+        if (r->next_data < 0 && errno != ENXIO)
+            return err_errno(e, "look for data in the guest's memory");
+        if (r->next_data < 0)
+            r->next_data = r->size;
+    }
+    *any_out = r->next_data < at + (off_t)len;
+    return *any_out ? read_at(r->file_fd, r->piece, len, at, e) : 0;
+}
+
+static bool was_written(uint64_t entry)
+{
+    return (entry & (PAGE_PRESENT | PAGE_SWAPPED)) && !(entry & PAGE_OF_FILE);
+}
+
+static int take_run(struct ram *r, off_t at, size_t first, size_t end, struct err *e)
+{
+    struct iovec here = {.iov_base = r->piece + first * PAGE, .iov_len = (end - first) * PAGE};
+    struct iovec there = {.iov_len = here.iov_len};
+    uint64_t address = r->address + (uint64_t)at + first * PAGE;
+    ssize_t n;
+
+    memcpy(&there.iov_base, &address, sizeof(address)); /* another process's: never a pointer */
+    n = process_vm_readv(r->pid, &here, 1, &there, 1, 0);
+    if (n < 0)
+        return err_errno(e, "read the guest's memory");
+    return (size_t)n == here.iov_len ? 0 : err_set(e, ERR_INTERNAL, "the process is gone");
+}
+
+/* Lays over the piece the pages that the guest has written. */
+static int take_written(struct ram *r, off_t at, size_t len, bool *any, struct err *e)
+{
+    uint64_t entries[PIECE_PAGES];
+    size_t n = len / PAGE;
+    off_t place = (off_t)((r->address + (uint64_t)at) / PAGE * sizeof(entries[0]));
+
+    if (read_at(r->pagemap_fd, entries, n * sizeof(entries[0]), place, e) < 0)
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        size_t first = i;
+
+        while (i < n && was_written(entries[i]))
+            i++;
+        if (i == first)
+            continue;
+        if (!*any)
+            memset(r->piece, 0, len);
+        *any = true;
+        if (take_run(r, at, first, i, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static bool is_zero(const unsigned char *page)
+{
+    return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
+}
+
+static int write_at(int fd, const unsigned char *p, size_t len, off_t at, struct err *e)
+{
+    while (len > 0) {
+        ssize_t n = pwrite(fd, p, len, at);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_errno(e, "write the guest's memory");
+        p += n;
+        at += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+static int put_piece(const struct ram *r, int out_fd, off_t at, size_t len, struct err *e)
+{
+    for (size_t i = 0; i < len; i += PAGE) {
+        size_t first = i;
+
+        while (i < len && !is_zero(r->piece + i))
+            i += PAGE;
+        if (i > first && write_at(out_fd, r->piece + first, i - first, at + (off_t)first, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int copy(const struct op *op, struct ram *r, int out_fd, struct err *e)
+{
+    r->piece = mem_zalloc(PIECE, 1);
+    if (ftruncate(out_fd, r->size) < 0)
+        return err_errno(e, "size the memory file");
+    for (off_t at = 0; at < r->size; at += PIECE) {
+        size_t len = r->size - at < PIECE ? (size_t)(r->size - at) : PIECE;
+        bool any = false;
+
+        if (op_sleep(op, 0, e) < 0 || take_file(r, at, len, &any, e) < 0)
+            return -1;
+        if (r->pagemap_fd >= 0 && take_written(r, at, len, &any, e) < 0)
+            return -1;
+        if (any && put_piece(r, out_fd, at, len, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e)
+{
+    auto_ram struct ram r = {.file_fd = -1, .pagemap_fd = -1, .next_data = -1};
+    ino_t inode;
+
+    if (find_pid(&r, pidfd, e) < 0 || open_file(&r, pidfd, vmm_fd, &inode, e) < 0 ||
+        find_mapping(&r, inode, e) < 0 || check_alive(pidfd, e) < 0 || copy(op, &r, out_fd, e) < 0)
+        return -1;
+    return check_alive(pidfd, e);
+}
