@@ -12,9 +12,12 @@
 
 #include "base/err.h"
 
+struct trace; /* trace/trace.h */
+
 struct op {
     int64_t deadline_ms; /* on CLOCK_MONOTONIC */
     int cancel_fd;       /* readable once the operation must give up; -1 for never */
+    struct trace *trace; /* where its time goes; NULL: nobody asks */
 };
 
 /* Waits until fd is ready for POLLIN or POLLOUT. Fails with ERR_TIMEOUT or ERR_CANCELLED. */

@@ -41,7 +41,7 @@ static int add_row(void *arg, const struct instance_record *r, struct err *e)
         spec_unref(spec);
         return err_wrap(e, "instance %s", r->id);
     }
-    row = table_reserve(&a->w->table, r->id, spec);
+    row = world_reserve(a->w, r->id, spec);
     row->run = run;
     row->observed_ms = clock_ms();
     table_publish(&a->w->table, row);

@@ -51,11 +51,12 @@ static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     (void)op;
-    table_remove(&w->table, row);
+    world_remove(w, row);
 }
 
 static const struct vm_verb verb_create = {
     .name = "create",
+    .span = "instances.create",
     .kind = VM_JOB_START,
     .timeout_ms = 60000,
     .check = check,
@@ -85,8 +86,8 @@ void instance_create(struct vm_world *w, struct spec *spec,
     do
         id_new(id);
     while (table_by_id(&w->table, id));
-    row = table_reserve(&w->table, id, spec);
-    vm_run_enter(&row->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
+    row = world_reserve(w, id, spec);
+    row->run.state = VM_CREATED;
     row->run.since_us = spec->created_us;
     vm_op_begin(w, row, op);
 }

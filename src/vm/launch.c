@@ -51,6 +51,7 @@ static int fill_dir(const struct vm_op *op, int dir_fd, struct err *e)
 int launch_make_dir(struct vm_op *op, struct err *e)
 {
     int parent = op->env->instances_fd;
+    auto_span span = op_span(&op->job.op, "prepare_directory");
     char temporary[ID_SIZE + 8];
     auto_close int dir_fd = -1;
     struct err ignored = {0};
@@ -75,11 +76,19 @@ static int write_config(const struct vm_op *op, uint64_t incarnation, struct err
 {
     auto_buf struct buf config = BUF(CONFIG_MAX);
     auto_buf struct buf disk = BUF(CONFIG_OFFSET + CONFIG_MAX + 4096);
+    auto_span span = op_span(&op->job.op, "config_disk");
 
     if (spec_guest_config(&config, op->spec, op->id, incarnation, e) < 0)
         return -1;
     config_disk_make(&disk, config.data, config.len);
     return file_replace(op->dir_fd, VMM_CONFIG_DISK, 0600, disk.data, disk.len, e);
+}
+
+static int start_process(struct vm_op *op, const struct vmm_boot *boot, struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "hypervisor.start_process");
+
+    return vmm_boot(&op->job.op, op->spec->driver, boot, &op->started, e);
 }
 
 int launch_boot(struct vm_op *op, struct err *e)
@@ -94,8 +103,7 @@ int launch_boot(struct vm_op *op, struct err *e)
         .tap_fd = -1,
     };
 
-    if (write_config(op, incarnation, e) < 0 || vmm_clear_sockets(op->dir_fd, e) < 0 ||
-        vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e) < 0)
+    if (write_config(op, incarnation, e) < 0 || start_process(op, &boot, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
     op->run.proc = op->started.id;
@@ -119,6 +127,13 @@ void launch_undo(struct vm_op *op)
     close(take_fd(&op->started.pidfd));
 }
 
+static int commit(const struct vm_op *op, struct store_change *change, struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "store.commit");
+
+    return store_commit(op->env->store, change, e);
+}
+
 int launch_commit_state(struct vm_op *op, struct err *e)
 {
     struct store_change *change = store_change_new();
@@ -126,7 +141,7 @@ int launch_commit_state(struct vm_op *op, struct err *e)
 
     vm_run_write(&state, &op->run);
     instances_put_state(change, op->id, buf_str(&state));
-    return store_commit(op->env->store, change, e);
+    return commit(op, change, e);
 }
 
 int launch_commit_all(struct vm_op *op, struct err *e)
@@ -143,5 +158,5 @@ int launch_commit_all(struct vm_op *op, struct err *e)
     instances_put(change, &record);
     buf_free(&spec);
     buf_free(&state);
-    return store_commit(op->env->store, change, e);
+    return commit(op, change, e);
 }

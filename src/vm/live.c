@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "vm/agent.h"
 #include "vm/exit_note.h"
+#include "vm/log_limit.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
 
@@ -26,6 +27,7 @@ struct vm_live {
     struct watch exit_watch;
     struct vmm_monitor *monitor;
     struct agent *agent;
+    struct log_limit *logs;
     char *why_shutdown; /* the VMM's word for why the VM ended; NULL for none */
 
     bool exited; /* the process is gone; not judged yet */
@@ -172,6 +174,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
         log_debug("instance %s: %s", row->id, e.msg);
         err_clear(&e);
     }
+    live->logs = log_limit_new(w, row->id, dir_fd);
     if (row->spec->driver->monitor)
         live->monitor = vmm_monitor_open(row->spec->driver, w->loop, dir_fd, on_monitor, live, &e);
     if (e.code != ERR_NONE)
@@ -189,6 +192,7 @@ void live_detach(struct vm_world *w, struct instance *row)
         loop_unwatch(w->loop, &live->exit_watch);
     vmm_monitor_close(live->monitor);
     agent_close(live->agent);
+    log_limit_free(live->logs);
     close(live->pidfd);
     free(live->why_shutdown);
     free(live);

@@ -62,6 +62,8 @@ static void answer(struct vm_op *op, const struct instance *row)
                 "the %s was ended by a stop or delete of the instance",
                 op->verb->name);
     }
+    if (op->world)
+        trace_finish(&op->world->traces, &op->trace, op->err.code != ERR_NONE);
     if (op->answered)
         op->answered(op, row);
     op_free(op);
@@ -192,6 +194,8 @@ static void op_run(struct job *job)
     struct vm_op *op = container_of(job, struct vm_op, job);
     int64_t began_us = clock_us();
 
+    span_end(&op->queued);
+    job->op.trace = &op->trace;
     (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
 }
@@ -214,6 +218,7 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->job.kind = op->verb->kind;
     op->job.timeout_ms = op->verb->timeout_ms;
     row->holder = op;
+    op->queued = span_begin(&op->trace, "queue");
     if (op->verb->begin)
         op->verb->begin(w, row, op);
     if (jobs_submit(w->jobs, &op->job, &op->err) < 0) {
@@ -262,6 +267,7 @@ void vm_op_begin(struct vm_world *w, struct instance *row, struct vm_op *op)
 
     op->world = w;
     memcpy(op->id, row->id, sizeof(op->id));
+    trace_begin(&op->trace, op->verb->span, op->id);
     if (!in_the_way) {
         op_start(op, row);
     } else if (op->verb->rank > in_the_way->verb->rank) {

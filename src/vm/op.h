@@ -26,6 +26,7 @@
 #include <stdbool.h>
 
 #include "loop/jobs.h"
+#include "trace/trace.h"
 #include "vm/world.h"
 
 /* In an instance's directory: a line for every operation and how it went (log source "hypeman"). */
@@ -35,6 +36,7 @@ struct vm_op;
 
 struct vm_verb {
     const char *name; /* "start": for messages */
+    const char *span; /* "instances.start": the root of its trace */
     enum vm_job_kind kind;
     int64_t timeout_ms;
     unsigned rank; /* preempts what has a lower one: 0 most, 1 stop, 2 delete */
@@ -83,6 +85,8 @@ struct vm_op {
 
     /* Private. */
     struct vm_world *world;
+    struct trace trace;
+    struct span_scope queued; /* from taking hold to run() */
     struct job job;
     struct err err;
     struct timer patience;

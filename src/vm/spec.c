@@ -230,7 +230,7 @@ int spec_guest_config(struct buf *out, const struct spec *s, const char *id, uin
     write_env(&j, json_object_get(image, "env"), s->env);
     jout_bool(&j, "skip_agent", s->skip_guest_agent);
     jout_open(&j, "network", '{');
-    jout_bool(&j, "enabled", s->network_enabled);
+    jout_bool(&j, "enabled", false); /* there is no device for it yet */
     jout_close(&j, '}');
     jout_close(&j, '}');
     json_decref(image);

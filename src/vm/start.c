@@ -61,6 +61,7 @@ static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 
 const struct vm_verb verb_start = {
     .name = "start",
+    .span = "instances.start",
     .kind = VM_JOB_START,
     .timeout_ms = 60000,
     .check = check,

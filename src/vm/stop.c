@@ -32,6 +32,8 @@ static int end_process(struct vm_op *op, struct err *e)
         .pidfd = op->pidfd,
     };
 
+    auto_span span = op_span(&op->job.op, "hypervisor.stop");
+
     if (dir_fd < 0)
         return -1;
     if (op->pidfd >= 0 && vmm_stop(&op->job.op, &vm, op->grace_ms, e) < 0)
@@ -91,6 +93,7 @@ static void stop_apply(struct vm_world *w, struct instance *row, struct vm_op *o
 
 const struct vm_verb verb_stop = {
     .name = "stop",
+    .span = "instances.stop",
     .kind = VM_JOB_STOP,
     .timeout_ms = 60000,
     .rank = 1,
@@ -133,11 +136,12 @@ static void delete_apply(struct vm_world *w, struct instance *row, struct vm_op 
 {
     (void)op;
     live_detach(w, row);
-    table_remove(&w->table, row);
+    world_remove(w, row);
 }
 
 const struct vm_verb verb_delete = {
     .name = "delete",
+    .span = "instances.delete",
     .kind = VM_JOB_STOP,
     .timeout_ms = 60000,
     .rank = 2,

@@ -2,6 +2,7 @@
 #include "vm/world.h"
 
 #include "base/file.h"
+#include "image/catalog.h"
 #include "vm/live.h"
 
 /*
@@ -13,7 +14,7 @@ const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
     [VM_JOB_STOP] = {"stop", 16, 16384},
     [VM_JOB_SNAPSHOT] = {"standby", 8, 4096},
     [VM_JOB_RESTORE] = {"restore", 16, 4096},
-    [VM_JOB_IMAGE] = {"image", 2, 64},
+    [VM_JOB_IMAGE] = {"image", 1, 64},
     [VM_JOB_NOTE] = {"note", 2, 65536},
 };
 
@@ -24,15 +25,37 @@ void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
     table_init(&w->table);
 }
 
-void world_fini(struct vm_world *w)
+void world_stop(struct vm_world *w)
 {
     /* A job that comes back may have a successor waiting; that one is refused and answered. */
     jobs_stop(w->jobs);
     loop_drain(w->loop);
+}
+
+void world_fini(struct vm_world *w)
+{
     for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
         live_detach(w, container_of(l, struct instance, order));
     jobs_free(w->jobs);
     table_free(&w->table);
+    trace_ring_free(&w->traces);
+}
+
+struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec)
+{
+    if (w->images)
+        catalog_use(w->images, spec->image_digest);
+    return table_reserve(&w->table, id, spec);
+}
+
+void world_remove(struct vm_world *w, struct instance *row)
+{
+    struct spec *spec = spec_ref(row->spec);
+
+    table_remove(&w->table, row);
+    if (w->images)
+        catalog_unuse(w->images, spec->image_digest);
+    spec_unref(spec);
 }
 
 int env_open_instance(const struct vm_env *env, const char *id, struct err *e)

@@ -10,8 +10,10 @@
 
 #include <stdint.h>
 
+#include "loop/fswatch.h"
 #include "loop/jobs.h"
 #include "store/store.h"
+#include "trace/trace.h"
 #include "vm/instance.h"
 #include "vmm/vmm.h"
 
@@ -21,7 +23,7 @@ enum vm_job_kind {
     VM_JOB_STOP,     /* stop, delete, and undoing */
     VM_JOB_SNAPSHOT, /* standby */
     VM_JOB_RESTORE,  /* restore, fork */
-    VM_JOB_IMAGE,    /* import */
+    VM_JOB_IMAGE,    /* import, and the removal of files (see image/import.h: one at a time) */
     VM_JOB_NOTE,     /* short reads beside the operations: exit records */
     N_VM_JOB_KINDS,
 };
@@ -37,19 +39,31 @@ struct vm_env {
     char boot_id[BOOT_ID_SIZE];
 };
 
+struct catalog;
+
 struct vm_world {
     struct loop *loop;
     struct jobs *jobs;
+    struct fswatcher *files; /* borrowed; NULL: logs are not limited */
+    struct catalog *images;  /* borrowed; NULL: nobody counts the uses of images */
     struct vm_env env;
     struct instance_table table;
+    struct trace_ring traces;
     int64_t preempt_patience_ms; /* how long a preempted job may take to unwind */
 };
 
 /* The environment's fds are owned by the caller. */
 void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env);
 
-/* Ends every job (VMs live on), lets go of every watch, frees the table. Runs the loop's posts. */
+/* Ends every job; each is answered. VMs live on. Runs the loop's posts; nothing starts any more. */
+void world_stop(struct vm_world *w);
+
+/* After world_stop(): lets go of every watch, frees the table. */
 void world_fini(struct vm_world *w);
+
+/* A row that uses its image's files, and the end of it. */
+struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec);
+void world_remove(struct vm_world *w, struct instance *row);
 
 /* An instance's directory, for one job. The caller closes it. */
 int env_open_instance(const struct vm_env *env, const char *id, struct err *e);

@@ -117,6 +117,7 @@ static void open_world(struct fixture *f)
 
 static void close_world(struct fixture *f)
 {
+    world_stop(&f->world);
     world_fini(&f->world);
     store_close(f->env.store);
     loop_drain(f->loop);

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What every benchmark stands on: samples and their percentiles, rows that print as
+ * a table or as JSON, and a daemon of its own in a temporary directory.
+ *
+ * Numbers of different machines do not compare; the rows that count are ratios and
+ * differences of things measured in one run, in turns. A benchmark judges nothing.
+ *
+ * One thread; everything blocks. What cannot go on ends the program with the reason.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "http/client.h"
+#include "loop/proc.h"
+#include "vmm/vmm.h"
+
+struct samples {
+    double *v;
+    size_t n;
+};
+void samples_add(struct samples *s, double v);
+void samples_free(struct samples *s);
+
+enum { MAX_ROWS = 64 };
+
+struct bench_row {
+    char name[64];
+    const char *unit;
+    size_t n;
+    double p50, p99, max;
+};
+
+struct bench {
+    const char *name;
+    const char *binary; /* of the hypeman under test */
+    int iterations;     /* 0: the benchmark's own choice */
+    struct bench_row rows[MAX_ROWS];
+    size_t n_rows;
+
+    char root[64]; /* temporary directory, removed at the end */
+    int root_fd;
+    struct vmm_process daemon;
+    struct http_client *client;
+};
+
+void bench_row(struct bench *b, const char *name, const char *unit, const struct samples *s);
+void bench_value(struct bench *b, const char *name, const char *unit, double v); /* n = 1 */
+
+/* The daemon on <root>/data. Starting again takes up what the last one left. */
+void daemon_start(struct bench *b);
+void daemon_stop(struct bench *b); /* SIGTERM */
+
+/* A call that must answer with this status; the body, as a string that lives until the next call.
+ */
+const char *api(struct bench *b, const char *request, const char *body, int want_status);
+
+/* An image named "bench" with a busybox in it that sleeps. */
+void bench_image(struct bench *b);
+
+double now_us(void);
+__attribute__((noreturn, format(printf, 1, 2))) void give_up(const char *fmt, ...);
+void must(int rc, const struct err *e); /* gives up with e when rc < 0 */
+
+/* The benchmarks. */
+void bench_boot(struct bench *b);
+void bench_footprint(struct bench *b);

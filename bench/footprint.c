@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * footprint: what the daemon itself costs. Private dirty memory with nothing in it,
+ * per stopped instance (from the slope between 1,000 and 10,000 records), per running
+ * one (from real VMs), and how often it wakes up while nothing happens.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "bench.h"
+#include "store/store.h"
+#include "vm/spec.h"
+#include "vm/state.h"
+
+enum { FEW = 1000, MANY = 10000, RUNNING = 8, QUIET_MS = 10000 };
+
+static double rollup_kib(pid_t pid, const char *field)
+{
+    auto_free char *path = mem_printf("/proc/%d/smaps_rollup", (int)pid);
+    auto_buf struct buf text = BUF(65536);
+    struct err e = {0};
+    const char *at;
+
+    must(file_read(AT_FDCWD, path, &text, &e), &e);
+    at = strstr(buf_str(&text), field);
+    return at ? strtod(at + strlen(field) + 1, NULL) : 0;
+}
+
+static double dirty_kib(const struct bench *b)
+{
+    return rollup_kib(b->daemon.id.pid, "Private_Dirty");
+}
+
+/* How often any of its threads went to sleep so far. */
+static double wakeups(const struct bench *b)
+{
+    auto_free char *path = mem_printf("/proc/%d/task", (int)b->daemon.id.pid);
+    DIR *dir = opendir(path);
+    const struct dirent *task;
+    double n = 0;
+
+    while (dir && (task = readdir(dir)) != NULL) {
+        auto_free char *status = mem_printf("%s/%s/status", path, task->d_name);
+        auto_buf struct buf text = BUF(65536);
+        struct err ignored = {0};
+        const char *at;
+
+        if (task->d_name[0] != '.' && file_read(AT_FDCWD, status, &text, &ignored) == 0 &&
+            (at = strstr(buf_str(&text), "\nvoluntary_ctxt_switches:")) != NULL)
+            n += strtod(at + strlen("\nvoluntary_ctxt_switches:"), NULL);
+    }
+    if (dir)
+        closedir(dir);
+    return n;
+}
+
+static double wakeups_per_second(const struct bench *b)
+{
+    struct op op = {clock_ms() + QUIET_MS + 1000, -1};
+    struct err e = {0};
+    double before;
+
+    must(op_sleep(&op, 1000, &e), &e); /* what the last request still had to do */
+    op.deadline_ms = clock_ms() + QUIET_MS + 1000;
+    before = wakeups(b);
+    must(op_sleep(&op, QUIET_MS, &e), &e);
+    return (wakeups(b) - before) * 1000 / QUIET_MS;
+}
+
+/* Records as a real stopped instance leaves them, with a few tags and some environment. */
+static void add_records(struct bench *b, int from, int to)
+{
+    struct err e = {0};
+    auto_close int data_fd = openat(b->root_fd, "data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct store *store = store_open(data_fd, &e);
+    struct store_change *change = store_change_new();
+
+    must(store ? 0 : -1, &e);
+    for (int i = from; i < to; i++) {
+        struct spec *spec = spec_new();
+        struct vm_run run = {.state = VM_STOPPED, .incarnation = 3};
+        struct buf spec_text = BUF(65536);
+        struct buf state_text = BUF(65536);
+        char id[ID_SIZE];
+        struct instance_record record = {.id = id};
+
+        id_new(id);
+        (void)snprintf(spec->name, sizeof(spec->name), "instance-%d", i);
+        record.name = spec->name;
+        spec->image = mem_strdup("docker.io/library/bench:latest");
+        spec->image_digest =
+            mem_strdup("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+        spec->hypervisor = mem_strdup("qemu-microvm");
+        spec->env = mem_strdup("{\"PATH\":\"/usr/local/bin:/usr/bin:/bin\",\"LANG\":\"C.UTF-8\"}");
+        spec->image_config =
+            mem_strdup("{\"entrypoint\":[],\"cmd\":[\"/bin/"
+                       "sleep\",\"100000\"],\"env\":[],\"working_dir\":null,\"user\":null}");
+        spec->vcpus = 2;
+        spec->memory_bytes = 1ULL << 30;
+        spec->overlay_bytes = 10ULL << 30;
+        spec->created_us = run.since_us = run.stopped_us = wall_us();
+        vm_run_set_exit(&run, 143, "killed by signal 15 (Terminated)");
+        spec_write(&spec_text, spec);
+        vm_run_write(&state_text, &run);
+        record.spec = buf_str(&spec_text);
+        record.state = buf_str(&state_text);
+        instances_put(change, &record);
+        buf_free(&spec_text);
+        buf_free(&state_text);
+        vm_run_free(&run);
+        spec_unref(spec);
+    }
+    must(store_commit(store, change, &e), &e);
+    store_close(store);
+}
+
+static double dirty_with_records(struct bench *b, int from, int to)
+{
+    daemon_stop(b);
+    add_records(b, from, to);
+    daemon_start(b);
+    return dirty_kib(b);
+}
+
+/* A program that links what the daemon links and does nothing: what is the libraries' own. */
+static double rss_of_linked_kib(const struct bench *b)
+{
+    auto_argv struct argv argv = {0};
+    struct proc_spec spec = PROC_SPEC(&argv);
+    struct op op = {clock_ms() + 10000, -1};
+    struct vmm_process p;
+    struct err e = {0};
+    double rss;
+
+    argv_push(&argv, "/proc/self/exe");
+    argv_push(&argv, "linked");
+    p.pidfd = proc_spawn(&spec, &p.id, &e);
+    must(p.pidfd, &e);
+    must(op_sleep(&op, 300, &e), &e);
+    rss = rollup_kib(p.id.pid, "Rss");
+    (void)b;
+    must(proc_kill(&op, p.pidfd, &e), &e);
+    close(p.pidfd);
+    return rss;
+}
+
+static void run_vms(struct bench *b, int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        auto_free char *body = mem_printf("{\"name\":\"vm-%d\",\"image\":\"bench\",\"size\":"
+                                          "\"128MB\",\"vcpus\":1,\"overlay_size\":\"1GB\"}",
+                                          i);
+        auto_free char *wait = mem_printf("GET /instances/vm-%d/wait?state=Running", i);
+
+        (void)api(b, "POST /instances", body, 201);
+        if (!strstr(api(b, wait, NULL, 200), "\"Running\""))
+            give_up("vm-%d did not come up", i);
+    }
+}
+
+void bench_footprint(struct bench *b)
+{
+    double idle = dirty_kib(b);
+    double one;
+    double few;
+    double many;
+
+    bench_value(b, "daemon_private_dirty", "KiB", idle);
+    bench_value(b, "daemon_rss", "KiB", rollup_kib(b->daemon.id.pid, "Rss"));
+    bench_value(b, "linked_program_rss", "KiB", rss_of_linked_kib(b));
+    bench_image(b);
+    run_vms(b, 0, 1);
+    one = dirty_kib(b);
+    run_vms(b, 1, 1 + RUNNING);
+    bench_value(b, "per_running_instance", "KiB", (dirty_kib(b) - one) / RUNNING);
+    bench_value(b, "wakeups_per_second_9_running", "1/s", wakeups_per_second(b));
+    for (int i = 0; i < 1 + RUNNING; i++) {
+        auto_free char *request = mem_printf("DELETE /instances/vm-%d?graceful_shutdown=false", i);
+
+        (void)api(b, request, NULL, 204);
+    }
+    few = dirty_with_records(b, 0, FEW);
+    many = dirty_with_records(b, FEW, MANY);
+    bench_value(b, "per_stopped_instance", "KiB", (many - few) / (MANY - FEW));
+    bench_value(b, "wakeups_per_second_10000_stopped", "1/s", wakeups_per_second(b));
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* hypeman-bench NAME [--json] [--iters N]: one benchmark, its table or one JSON object. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/parse.h"
+#include "bench.h"
+
+static const struct {
+    const char *name;
+    const char *what;
+    void (*run)(struct bench *b);
+} benches[] = {
+    {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
+    {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
+};
+
+static void cpu_model(char *out, size_t size)
+{
+    auto_buf struct buf text = BUF(4 << 20);
+    struct err e = {0};
+    const char *line;
+
+    (void)snprintf(out, size, "unknown");
+    if (file_read(AT_FDCWD, "/proc/cpuinfo", &text, &e) == 0 &&
+        (line = strstr(buf_str(&text), "model name")) != NULL && (line = strchr(line, ':')) != NULL)
+        (void)snprintf(out, size, "%.*s", (int)strcspn(line + 2, "\n"), line + 2);
+}
+
+/* What GET /capabilities said, while the daemon ran. */
+static void put_host(struct jout *j, const json_t *caps)
+{
+    const json_t *host = json_object_get(caps, "host");
+    auto_buf struct buf cpuinfo = BUF(4 << 20);
+    struct err e = {0};
+    struct utsname kernel;
+    char cpu[128];
+
+    (void)uname(&kernel);
+    cpu_model(cpu, sizeof(cpu));
+    jout_open(j, "host", '{');
+    jout_str(j, "cpu", cpu);
+    jout_int(j, "cores", sysconf(_SC_NPROCESSORS_ONLN));
+    jout_str(j, "kernel", kernel.release);
+    jout_str(j, "accelerator", json_string_value(json_object_get(host, "accelerator")));
+    jout_bool(j,
+              "nested",
+              file_read(AT_FDCWD, "/proc/cpuinfo", &cpuinfo, &e) == 0 &&
+                  strstr(buf_str(&cpuinfo), " hypervisor") != NULL);
+    jout_str(j,
+             "commit",
+             json_string_value(json_object_get(json_object_get(caps, "server"), "version")));
+    jout_close(j, '}');
+}
+
+static void print_json(const struct bench *b, const json_t *caps)
+{
+    struct buf out = BUF(1 << 20);
+    struct jout j = JOUT(&out);
+
+    jout_open(&j, NULL, '{');
+    jout_str(&j, "bench", b->name);
+    put_host(&j, caps);
+    jout_open(&j, "rows", '[');
+    for (size_t i = 0; i < b->n_rows; i++) {
+        const struct bench_row *r = &b->rows[i];
+        char number[64];
+
+        jout_open(&j, NULL, '{');
+        jout_str(&j, "name", r->name);
+        jout_str(&j, "unit", r->unit);
+        jout_int(&j, "n", (int64_t)r->n);
+        (void)snprintf(number, sizeof(number), "%.3f", r->p50);
+        jout_raw(&j, "p50", number);
+        (void)snprintf(number, sizeof(number), "%.3f", r->p99);
+        jout_raw(&j, "p99", number);
+        (void)snprintf(number, sizeof(number), "%.3f", r->max);
+        jout_raw(&j, "max", number);
+        jout_close(&j, '}');
+    }
+    jout_close(&j, ']');
+    jout_close(&j, '}');
+    (void)puts(buf_str(&out));
+    buf_free(&out);
+}
+
+static void print_table(const struct bench *b)
+{
+    (void)printf("%-40s %6s %8s %12s %12s %12s\n", "", "unit", "n", "p50", "p99", "max");
+    for (size_t i = 0; i < b->n_rows; i++) {
+        const struct bench_row *r = &b->rows[i];
+
+        (void)printf("%-40s %6s %8zu %12.2f %12.2f %12.2f\n",
+                     r->name,
+                     r->unit,
+                     r->n,
+                     r->p50,
+                     r->p99,
+                     r->max);
+    }
+}
+
+static void usage(void)
+{
+    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--hypeman BINARY]\n", stderr);
+    for (size_t i = 0; i < sizeof(benches) / sizeof(benches[0]); i++)
+        (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
+}
+
+static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
+{
+    struct err e = {0};
+    json_t *caps;
+
+    (void)snprintf(b->root, sizeof(b->root), "/tmp/hypeman-bench-XXXXXX");
+    if (!mkdtemp(b->root))
+        give_up("no temporary directory can be made");
+    b->root_fd = dir_open(AT_FDCWD, b->root, &e);
+    must(b->root_fd, &e);
+    daemon_start(b);
+    caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
+    fn(b);
+    daemon_stop(b);
+    must(tree_remove(AT_FDCWD, b->root, &e), &e);
+    close(b->root_fd);
+    if (as_json)
+        print_json(b, caps);
+    else
+        print_table(b);
+    json_decref(caps);
+}
+
+/* The daemon of the same build, unless another is named. */
+static void beside_us(char *out, size_t size)
+{
+    ssize_t n = readlink("/proc/self/exe", out, size - 1);
+    char *slash;
+
+    out[n > 0 ? n : 0] = '\0';
+    slash = strrchr(out, '/');
+    if (slash)
+        (void)snprintf(slash + 1, size - (size_t)(slash + 1 - out), "hypeman");
+}
+
+int main(int argc, char **argv)
+{
+    char binary[4096];
+    struct bench b = {.root_fd = -1, .daemon = {.pidfd = -1}, .binary = binary};
+    bool as_json = false;
+    uint64_t n = 0;
+
+    if (argc == 2 && strcmp(argv[1], "linked") == 0) { /* for footprint: linked, and no more */
+        (void)pause();
+        return 0;
+    }
+    beside_us(binary, sizeof(binary));
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            as_json = true;
+        } else if (strcmp(argv[i], "--iters") == 0 && i + 1 < argc &&
+                   parse_u64(argv[i + 1], 1, 100000, &n)) {
+            b.iterations = (int)n;
+            i++;
+        } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
+            b.binary = argv[++i];
+        } else {
+            usage();
+            return 2;
+        }
+    }
+    for (size_t i = 0; argc > 1 && i < sizeof(benches) / sizeof(benches[0]); i++) {
+        if (strcmp(argv[1], benches[i].name) == 0) {
+            b.name = benches[i].name;
+            run(&b, benches[i].run, as_json);
+            return 0;
+        }
+    }
+    usage();
+    return 2;
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include "api/api.h"
+#include "base/clock.h"
+
+/*
+ * Who may do what. Over TCP a token, always. On the unix socket the kernel tells
+ * who is at the other end: root, the daemon's own user and members of its group
+ * have full rights without one.
+ */
+static bool is_trusted(const struct api *api, const struct http_request *req)
+{
+    struct http_peer peer = http_peer(req);
+
+    return peer.is_unix && (peer.uid == 0 || peer.uid == api->own_uid ||
+                            (api->admin_gid != (gid_t)-1 && peer.gid == api->admin_gid));
+}
+
+int api_authorize(const struct api *api, const struct http_request *req, uint32_t scopes,
+                  struct err *e)
+{
+    struct token_claims claims;
+    const char *token;
+    uint32_t missing;
+
+    if (scopes == 0 || is_trusted(api, req))
+        return 0;
+    token = token_from_header(http_header(req, "Authorization"), e);
+    if (!token || token_verify(token, api->secret, wall_us() / 1000000, &claims, e) < 0)
+        return -1;
+    missing = scopes & ~claims.scopes;
+    if (missing) {
+        const char *name = token_scope_name(missing & -missing);
+
+        return err_set(
+            e, ERR_DENIED, "missing required scope: %s", scopes == SCOPE_ALL ? "*" : name);
+    }
+    return 0;
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/handlers.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "vm/verbs.h"
+
+enum { VIEW_MAX = 4 << 20, LIST_MAX = 256 << 20 };
+
+static void reply_instance(struct call *c, int status, const struct instance *row)
+{
+    struct buf json = BUF(VIEW_MAX);
+    struct jout j = JOUT(&json);
+
+    instance_view(&j, NULL, row);
+    call_reply(c, status, &json);
+}
+
+/* --- list and get --- */
+
+struct filter {
+    bool by_state;
+    enum vm_state state;
+    struct tag tags[50];
+    size_t n_tags;
+    struct err err;
+};
+
+/* "tags[key]=value", any number of them; all must hold. */
+static void take_query(void *arg, const char *key, const char *value)
+{
+    struct filter *f = arg;
+    size_t n = strlen(key);
+
+    if (strcmp(key, "state") == 0 && *value) {
+        f->by_state = true;
+        if (!vm_state_parse(value, &f->state) && f->err.code == ERR_NONE)
+            err_set(&f->err, ERR_INVALID, "state \"%.40s\" is not one", value);
+    }
+    if (n < 7 || strncmp(key, "tags[", 5) != 0 || key[n - 1] != ']')
+        return;
+    if (f->n_tags == sizeof(f->tags) / sizeof(f->tags[0])) {
+        if (f->err.code == ERR_NONE)
+            err_set(&f->err, ERR_INVALID, "more than 50 tags to filter by");
+        return;
+    }
+    f->tags[f->n_tags].key = mem_strdup(key + 5);
+    f->tags[f->n_tags].key[n - 6] = '\0';
+    f->tags[f->n_tags].value = mem_strdup(value);
+    f->n_tags++;
+}
+
+static bool passes(const struct filter *f, const struct instance *row)
+{
+    if (!row->published || (f->by_state && row->run.state != f->state))
+        return false;
+    for (size_t i = 0; i < f->n_tags; i++) {
+        if (!spec_has_tag(row->spec, f->tags[i].key, f->tags[i].value))
+            return false;
+    }
+    return true;
+}
+
+void api_instances_list(struct call *c)
+{
+    const struct instance_table *t = &c->api->world->table;
+    struct buf json = BUF(LIST_MAX);
+    struct jout j = JOUT(&json);
+    struct filter f = {0};
+
+    http_each_query(c->http, take_query, &f);
+    if (f.err.code == ERR_NONE) {
+        jout_open(&j, NULL, '[');
+        for (const struct list *l = t->order.next; l != &t->order; l = l->next) {
+            const struct instance *row =
+                container_of((struct list *)(uintptr_t)l, struct instance, order);
+
+            if (passes(&f, row))
+                instance_view(&j, NULL, row);
+        }
+        jout_close(&j, ']');
+    }
+    for (size_t i = 0; i < f.n_tags; i++) {
+        free(f.tags[i].key);
+        free(f.tags[i].value);
+    }
+    if (f.err.code != ERR_NONE) {
+        err_slug(&f.err, "Bad Request");
+        buf_free(&json);
+        call_fail(c, &f.err);
+    } else if (!buf_ok(&json)) {
+        buf_free(&json);
+        call_fail_with(c, ERR_INTERNAL, NULL, "the list passes %d MB; filter it", LIST_MAX >> 20);
+    } else {
+        call_reply(c, 200, &json);
+    }
+}
+
+void api_instances_get(struct call *c)
+{
+    reply_instance(c, 200, c->row);
+}
+
+/* --- operations --- */
+
+/* The end of every operation that answers with the instance. */
+static void answer(struct vm_op *op, const struct instance *row, int status)
+{
+    struct call *c = op->arg;
+
+    if (vm_op_error(op)->code != ERR_NONE)
+        call_fail(c, vm_op_error(op));
+    else if (row)
+        reply_instance(c, status, row);
+    else
+        call_fail_with(c, ERR_NOT_FOUND, NULL, "the instance was deleted meanwhile");
+}
+
+static void answer_created(struct vm_op *op, const struct instance *row)
+{
+    answer(op, row, 201);
+}
+
+static void answer_ok(struct vm_op *op, const struct instance *row)
+{
+    answer(op, row, 200);
+}
+
+static void answer_deleted(struct vm_op *op, const struct instance *row)
+{
+    struct call *c = op->arg;
+
+    (void)row;
+    if (vm_op_error(op)->code != ERR_NONE)
+        call_fail(c, vm_op_error(op));
+    else
+        call_reply_empty(c, 204);
+}
+
+void api_instances_create(struct call *c)
+{
+    struct err e = {0};
+    struct spec *spec = spec_decode(c->api, c->body, &e);
+
+    if (spec)
+        instance_create(c->api->world, spec, answer_created, c);
+    else
+        call_fail(c, &e);
+}
+
+void api_instances_start(struct call *c)
+{
+    struct err e = {0};
+    struct spec *next = spec_decode_start(c->row->spec, c->body, &e);
+    struct vm_op *op;
+
+    if (e.code != ERR_NONE) {
+        call_fail(c, &e);
+        return;
+    }
+    op = vm_op_new(&verb_start, answer_ok, c);
+    op->next_spec = next;
+    vm_op_begin(c->api->world, c->row, op);
+}
+
+void api_instances_stop(struct call *c)
+{
+    struct vm_op *op = vm_op_new(&verb_stop, answer_ok, c);
+
+    op->grace_ms = c->api->limits.stop_grace_ms;
+    vm_op_begin(c->api->world, c->row, op);
+}
+
+/* --- delete: a second one waits for the first --- */
+
+static bool is_being_deleted(const struct instance *row)
+{
+    return (row->holder && row->holder->verb == &verb_delete) ||
+           (row->preemptor && row->preemptor->verb == &verb_delete);
+}
+
+struct joined {
+    struct instance_waiter waiter;
+    struct call *call;
+};
+
+static void joined_told(struct instance_waiter *w, const struct instance *row)
+{
+    struct joined *joined = container_of(w, struct joined, waiter);
+    struct call *c = joined->call;
+
+    if (row && is_being_deleted(row))
+        return; /* some other change; the delete is still under way */
+    instance_unwait(w);
+    free(joined);
+    if (row)
+        call_fail_with(c, ERR_INTERNAL, NULL, "the delete of this instance has failed; try again");
+    else
+        call_reply_empty(c, 204);
+}
+
+void api_instances_delete(struct call *c)
+{
+    const char *graceful = http_query(c->http, "graceful_shutdown");
+    struct vm_op *op;
+
+    if (is_being_deleted(c->row)) {
+        struct joined *joined = mem_new(struct joined);
+
+        joined->call = c;
+        joined->waiter.fn = joined_told;
+        instance_wait(c->row, &joined->waiter);
+        return;
+    }
+    op = vm_op_new(&verb_delete, answer_deleted, c);
+    op->grace_ms = graceful && strcmp(graceful, "false") == 0 ? 0 : c->api->limits.delete_grace_ms;
+    vm_op_begin(c->api->world, c->row, op);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon's settings: defaults, then a YAML file, then the environment, then flags.
+ *
+ * The file is --config, else CONFIG_PATH, else /etc/hypeman/config.yaml, else
+ * ~/.config/hypeman/config.yaml, if there is one. Every key can be given in the
+ * environment in upper case with __ for the dot (LIMITS__MAX_OVERLAY_SIZE); the
+ * names that upstream used plain (PORT, DATA_DIR, JWT_SECRET, ...) work as well.
+ * Keys that are not known are warned about and ignored, so that an upstream
+ * configuration starts.
+ *
+ * Read once at start, immutable afterwards.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct config {
+    char *data_dir;
+    char *address; /* of the TCP listener */
+    char *port;    /* "0": any */
+    char *socket;
+    char *socket_group;
+    char *jwt_secret; /* empty: made and kept in <data_dir>/secret */
+    char *log_level;
+    char *default_hypervisor; /* empty: the best that this host can run */
+    char *acceleration;       /* auto, kvm, tcg */
+    char *qemu;               /* empty: found on PATH */
+    char *kernel;             /* empty: the installed one */
+    char *initramfs;
+    uint64_t max_vcpus;
+    uint64_t max_memory_bytes;
+    uint64_t max_overlay_bytes;
+    int64_t stop_grace_ms;
+    int64_t delete_grace_ms;
+};
+
+/* Fills in the defaults. */
+void config_init(struct config *c);
+void config_free(struct config *c);
+
+/* path NULL: the usual places, and none is fine. */
+int config_read_file(struct config *c, const char *path, struct err *e);
+int config_read_environment(struct config *c, struct err *e);
+
+/* One setting by its dotted name, as from a flag. ERR_NOT_FOUND: no such key. */
+int config_set(struct config *c, const char *key, const char *value, struct err *e);
