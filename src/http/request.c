@@ -375,6 +375,7 @@ void request_gone(struct http_request *req)
 
     if (req->stream) {
         stream_detach(req);
+        conn_cut(req);
         conn_resume(req);
         return;
     }

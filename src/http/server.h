@@ -38,17 +38,30 @@ struct http_handler {
 
 struct http_server *http_server_new(struct loop *loop, const struct http_handler *handler);
 
-/* "127.0.0.1", "8080" or "0" for any; *port_out may be NULL. */
+/* "127.0.0.1", "::1" or "localhost"; "8080", or "0" for any; *port_out may be NULL. */
 int http_listen_tcp(struct http_server *s, const char *address, const char *port, int *port_out,
                     struct err *e);
 
-/* Replaces a socket that nobody listens on any more. group may be NULL. */
+/*
+ * Replaces a socket that nobody listens on any more; ERR_EXISTS if another
+ * daemon does. group may be NULL; one that the system does not have is logged.
+ */
 int http_listen_unix(struct http_server *s, const char *path, mode_t mode, const char *group,
                      struct err *e);
 
-/* Stops accepting. Then, once every kept request is answered and every stream closed, frees all. */
+/*
+ * Stops accepting, and lets go of clients that are between requests. What has
+ * begun goes on: kept requests may be answered, streams written and closed, and
+ * each connection closes after that.
+ */
 void http_server_stop(struct http_server *s);
 unsigned http_server_open(const struct http_server *s); /* requests that are not finished */
+
+/*
+ * Ends what is left. Those who keep a request or a stream are told by gone(),
+ * from in here; no request may be used afterwards, while a stream is closed by
+ * its owner as ever. Not from within a callback of this module.
+ */
 void http_server_free(struct http_server *s);
 
 /* --- the request --- */
@@ -73,7 +86,8 @@ struct http_peer http_peer(const struct http_request *req);
 /* Adds a header to the answer to come. */
 void http_add_header(struct http_request *req, const char *name, const char *value);
 
-/* Sends and lets go of the request: it may not be used afterwards. Takes the body's content. */
+/* Sends and lets go of the request: it may not be used afterwards. Takes the body's content, which
+ * may be NULL for none; one that has failed becomes a 500. */
 void http_reply(struct http_request *req, int status, const char *content_type, struct buf *body);
 
 /* The same from memory that is shared; release(arg) once it is sent or dropped. */
@@ -86,15 +100,17 @@ struct http_shared {
 void http_reply_shared(struct http_request *req, int status, const char *content_type,
                        const struct http_shared *body);
 
-/* When a kept request's client goes away; the request must still be answered (which then sends
- * nothing). NULL to be no longer told. */
+/* When a kept request's client goes away, or closes its sending half; the request must still be
+ * answered (which then sends nothing). NULL to be no longer told. */
 void http_on_gone(struct http_request *req, void (*gone)(void *arg), void *arg);
 
 /*
  * An answer that goes on. Takes the request. The stream is closed by
  * http_stream_close(), also after gone() was called. What is written while the
- * client does not read is kept up to max_buffered bytes; beyond that the write
- * fails (-1) and drained() is called when there is room again.
+ * client does not read is kept up to max_buffered bytes; a write that passes
+ * that takes nothing and fails (-1), and drained() is called when half of it is
+ * free again. gone() is called at most once, and not after the close. Either
+ * may be NULL.
  */
 struct http_stream_events {
     void (*gone)(void *arg);

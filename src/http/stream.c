@@ -97,7 +97,7 @@ struct http_stream *http_stream_open(struct http_request *req, const char *conte
 int http_stream_write(struct http_stream *stream, const void *data, size_t len)
 {
     if (!stream->req || len > stream->buf.max - n_buffered(stream)) {
-        stream->is_waited_for = stream->events.drained != NULL;
+        stream->is_waited_for = stream->req && stream->events.drained;
         return -1;
     }
     if (len > stream->buf.max - stream->buf.len) {
@@ -118,6 +118,7 @@ void http_stream_close(struct http_stream *stream)
         return;
     }
     stream->is_closed = true;
+    stream->is_waited_for = false;
     conn_deadline(req, req->server->idle_ms + (int64_t)(n_buffered(stream) / SLOWEST_BYTES_PER_MS));
     conn_resume(req);
 }

@@ -399,6 +399,7 @@ static bool is_at_end(int fd)
 {
     char byte;
 
+    errno = 0;
     return recv(fd, &byte, 1, 0) <= 0 && errno != EAGAIN;
 }
 
@@ -847,6 +848,28 @@ static void listen_to_events(struct fixture *f)
     CHECK(number == 0);
 }
 
+/* Without chunks the end of the connection is the end of the stream. */
+static void listen_as_of_old(struct fixture *f)
+{
+    auto_close int fd = connect_to(f, false);
+    auto_buf struct buf b = BUF(1 << 20);
+
+    CHECK(put(fd, "GET /events HTTP/1.0\r\n\r\n") && take_until(fd, &b, "\r\n\r\n"));
+    CHECK(!has(&b, "chunked"));
+    for (int i = 0; i < 3; i++) {
+        buf_reset(&b);
+        on_loop(f, write_event);
+        CHECK(number == 0 && take_until(fd, &b, "data: 1\n\n"));
+    }
+    on_loop(f, close_stream);
+    CHECK(is_at_end(fd) && becomes(f, ask_open, 0));
+}
+
+static void an_old_client_gets_a_stream_without_chunks(void **state)
+{
+    run(*state, listen_as_of_old);
+}
+
 static void a_stream_goes_on_until_it_is_closed(void **state)
 {
     run(*state, listen_to_events);
@@ -1206,6 +1229,7 @@ int main(void)
         server_test(who_sends_no_more_is_answered_and_let_go),
         server_test(a_shared_answer_is_released_once_it_is_sent_or_dropped),
         server_test(a_stream_goes_on_until_it_is_closed),
+        server_test(an_old_client_gets_a_stream_without_chunks),
         server_test(a_stream_that_is_not_read_refuses_writes_until_it_is),
         server_test(a_stream_learns_that_its_client_is_gone),
         server_test(stop_lets_what_was_begun_end),
