@@ -130,9 +130,14 @@ int tree_remove(int dirfd, const char *name, struct err *e)
         return 0;
     if (errno != EISDIR && errno != EPERM)
         return err_errno(e, "remove %s", name);
-    if (empty_dir(dirfd, name, e) < 0)
-        return -1;
-    if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-        return err_errno(e, "remove directory %s", name);
-    return 0;
+    /* Somebody may still write into it; once it is gone nobody can. */
+    for (int tries = 0; tries < 1000; tries++) {
+        if (empty_dir(dirfd, name, e) < 0)
+            return -1;
+        if (unlinkat(dirfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+            return 0;
+        if (errno != ENOTEMPTY)
+            break;
+    }
+    return err_errno(e, "remove directory %s", name);
 }

@@ -44,7 +44,7 @@ static int feed(void *ctx, const char *data, size_t len, struct err *e)
     return rc;
 }
 
-void log_init(struct log_stream *log)
+void follow_begin(struct log_stream *log)
 {
     log->x = EXCHANGE;
     sse_init(&log->events, print_line, NULL);
@@ -173,7 +173,7 @@ json_t *follow_until_end(const char *id, struct err *e)
     auto_free char *path = instance_path(id, "/logs?follow=true&tail=5000&source=app");
     auto_log struct log_stream log;
 
-    log_init(&log);
+    follow_begin(&log);
     if (log_open(&log, path, e) < 0)
         return NULL;
     for (;;) {

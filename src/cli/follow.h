@@ -18,7 +18,7 @@ struct log_stream {
 };
 #define auto_log __attribute__((cleanup(log_close)))
 
-void log_init(struct log_stream *log);
+void follow_begin(struct log_stream *log);
 void log_close(struct log_stream *log);
 
 /* path has its query. The head of the answer must come within the usual time. */

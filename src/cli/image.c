@@ -8,10 +8,10 @@
 #include "base/mem.h"
 #include "base/parse.h"
 #include "cli/cli.h"
+#include "cli/columns.h"
 #include "cli/opt.h"
 #include "cli/progress.h"
 #include "cli/session.h"
-#include "cli/table.h"
 #include "cli/text.h"
 
 static const struct cli_verb image_import;
@@ -166,11 +166,11 @@ static int import_verb(int argc, char **argv)
 static void print_images(const json_t *list)
 {
     static const char *const headings[] = {"NAME", "STATUS", "SIZE", "CREATED"};
-    auto_table struct table t = {0};
+    auto_columns struct columns t = {0};
     const json_t *row;
     size_t i;
 
-    table_begin(&t, sizeof(headings) / sizeof(headings[0]), headings);
+    columns_begin(&t, sizeof(headings) / sizeof(headings[0]), headings);
     json_array_foreach(list, i, row)
     {
         const json_t *bytes = json_object_get(row, "size_bytes");
@@ -180,12 +180,12 @@ static void print_images(const json_t *list)
 
         if (json_is_integer(bytes) && json_integer_value(bytes) >= 0)
             size_text((uint64_t)json_integer_value(bytes), size);
-        table_add(&t, image_short(text_of(row, "name")), COLOUR_NONE);
-        table_add(&t, status, strcmp(status, "failed") == 0 ? COLOUR_RED : COLOUR_NONE);
-        table_add(&t, size, COLOUR_NONE);
-        table_add(&t, age_text(text_of(row, "created_at"), age), COLOUR_NONE);
+        columns_add(&t, image_short(text_of(row, "name")), COLOUR_NONE);
+        columns_add(&t, status, strcmp(status, "failed") == 0 ? COLOUR_RED : COLOUR_NONE);
+        columns_add(&t, size, COLOUR_NONE);
+        columns_add(&t, age_text(text_of(row, "created_at"), age), COLOUR_NONE);
     }
-    table_print(&t);
+    columns_print(&t);
 }
 
 static int list_verb(int argc, char **argv)

@@ -18,7 +18,7 @@ static int print_log(const char *name, const char *query, bool follow)
     struct err e = {0};
     struct op op;
 
-    log_init(&log);
+    follow_begin(&log);
     if (log_open(&log, path, &e) < 0)
         return report_instance(name, &e);
     op = session_op(follow ? INT64_MAX : SESSION_CALL_MS);

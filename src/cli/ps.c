@@ -4,9 +4,9 @@
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
+#include "cli/columns.h"
 #include "cli/opt.h"
 #include "cli/session.h"
-#include "cli/table.h"
 #include "cli/text.h"
 
 enum { SHORT_ID = 12, REASON_SIZE = 60 };
@@ -30,7 +30,7 @@ static enum colour state_colour(const char *state)
 }
 
 /* "Running 3m", "Stopped (137) 2h", "Unknown 12s: the VMM does not answer". */
-static void add_state(struct table *t, const json_t *row)
+static void add_state(struct columns *t, const json_t *row)
 {
     const char *state = text_of(row, "state");
     const json_t *code = json_object_get(row, "exit_code");
@@ -50,32 +50,32 @@ static void add_state(struct table *t, const json_t *row)
         buf_printf(&b, " %s", age);
     if (*reason)
         buf_printf(&b, ": %.*s%s", REASON_SIZE, reason, strlen(reason) > REASON_SIZE ? "..." : "");
-    table_add(t, buf_str(&b), state_colour(state));
+    columns_add(t, buf_str(&b), state_colour(state));
 }
 
 static void print_table(const json_t *list)
 {
     static const char *const headings[] = {
         "NAME", "ID", "IMAGE", "STATE", "HYPERVISOR", "SIZE", "IP"};
-    auto_table struct table t = {0};
+    auto_columns struct columns t = {0};
     const json_t *row;
     size_t i;
 
-    table_begin(&t, sizeof(headings) / sizeof(headings[0]), headings);
+    columns_begin(&t, sizeof(headings) / sizeof(headings[0]), headings);
     json_array_foreach(list, i, row)
     {
         char id[SHORT_ID + 1];
 
         (void)snprintf(id, sizeof(id), "%s", text_of(row, "id"));
-        table_add(&t, text_of(row, "name"), COLOUR_NONE);
-        table_add(&t, id, COLOUR_NONE);
-        table_add(&t, image_short(text_of(row, "image")), COLOUR_NONE);
+        columns_add(&t, text_of(row, "name"), COLOUR_NONE);
+        columns_add(&t, id, COLOUR_NONE);
+        columns_add(&t, image_short(text_of(row, "image")), COLOUR_NONE);
         add_state(&t, row);
-        table_add(&t, text_of(row, "hypervisor"), COLOUR_NONE);
-        table_add(&t, text_of(row, "size"), COLOUR_NONE);
-        table_add(&t, text_of(json_object_get(row, "network"), "ip"), COLOUR_NONE);
+        columns_add(&t, text_of(row, "hypervisor"), COLOUR_NONE);
+        columns_add(&t, text_of(row, "size"), COLOUR_NONE);
+        columns_add(&t, text_of(json_object_get(row, "network"), "ip"), COLOUR_NONE);
     }
-    table_print(&t);
+    columns_print(&t);
 }
 
 static void print_ids(const json_t *list)

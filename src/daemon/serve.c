@@ -46,8 +46,7 @@ struct daemon {
     struct watch signals;
 };
 
-static const char usage[] =
-    "usage: hypeman serve [--config FILE] [--data-dir DIR] [--listen ADDR:PORT] [--socket PATH]\n";
+static const char usage[] = "usage: hypeman serve " SERVE_USAGE "\n";
 
 /* "127.0.0.1:8080", "[::1]:8080" or ":8080". */
 static int take_listen(struct config *c, char *text, struct err *e)

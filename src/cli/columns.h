@@ -9,7 +9,7 @@
 
 enum colour { COLOUR_NONE, COLOUR_GREEN, COLOUR_YELLOW, COLOUR_RED, COLOUR_DIM };
 
-struct table {
+struct columns {
     struct table_cell {
         char *text;
         enum colour colour;
@@ -18,9 +18,9 @@ struct table {
     size_t capacity;
     size_t n_columns;
 };
-#define auto_table __attribute__((cleanup(table_free)))
+#define auto_columns __attribute__((cleanup(columns_free)))
 
-void table_begin(struct table *t, size_t n_columns, const char *const *headings);
-void table_add(struct table *t, const char *text, enum colour colour);
-void table_print(const struct table *t); /* on standard output */
-void table_free(struct table *t);
+void columns_begin(struct columns *t, size_t n_columns, const char *const *headings);
+void columns_add(struct columns *t, const char *text, enum colour colour);
+void columns_print(const struct columns *t); /* on standard output */
+void columns_free(struct columns *t);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cli/table.h"
+#include "cli/columns.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 
 enum { GAP = 3, MAX_COLUMNS = 16 };
 
-void table_add(struct table *t, const char *text, enum colour colour)
+void columns_add(struct columns *t, const char *text, enum colour colour)
 {
     if (t->n == t->capacity) {
         t->capacity = t->capacity ? t->capacity * 2 : 64;
@@ -21,19 +21,19 @@ void table_add(struct table *t, const char *text, enum colour colour)
     t->cells[t->n++] = (struct table_cell){mem_strdup(text), colour};
 }
 
-void table_begin(struct table *t, size_t n_columns, const char *const *headings)
+void columns_begin(struct columns *t, size_t n_columns, const char *const *headings)
 {
-    *t = (struct table){.n_columns = n_columns < MAX_COLUMNS ? n_columns : MAX_COLUMNS};
+    *t = (struct columns){.n_columns = n_columns < MAX_COLUMNS ? n_columns : MAX_COLUMNS};
     for (size_t i = 0; i < t->n_columns; i++)
-        table_add(t, headings[i], COLOUR_NONE);
+        columns_add(t, headings[i], COLOUR_NONE);
 }
 
-void table_free(struct table *t)
+void columns_free(struct columns *t)
 {
     for (size_t i = 0; i < t->n; i++)
         free(t->cells[i].text);
     free(t->cells);
-    *t = (struct table){0};
+    *t = (struct columns){0};
 }
 
 /* Characters, not bytes. */
@@ -70,7 +70,7 @@ static void print_cell(const struct table_cell *cell, size_t width, bool with_co
         printf("%*s", (int)(width - own), "");
 }
 
-void table_print(const struct table *t)
+void columns_print(const struct columns *t)
 {
     bool with_colour = has_colours();
     size_t widths[MAX_COLUMNS] = {0};
