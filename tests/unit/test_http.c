@@ -27,7 +27,7 @@
 #include "http/private.h"
 #include "unit.h"
 
-enum { ECHO_MAX = 1000, STREAM_MAX = 4096, BIG = 2 << 20 };
+enum { ECHO_MAX = 1000, STREAM_MAX = 64 << 10, BIG = 2 << 20 };
 
 struct fixture {
     struct loop *loop;
@@ -875,22 +875,49 @@ static void a_stream_goes_on_until_it_is_closed(void **state)
     run(*state, listen_to_events);
 }
 
+enum { EVENT_LEN = 97 };
+
 static int n_written;
 
 /* Fills the stream, its socket included, until a write fails. */
 static void write_until_full(struct fixture *f)
 {
-    char event[100];
+    char event[EVENT_LEN + 1];
 
     do
         snprintf(event, sizeof(event), "data: %089d\n\n", n_written);
-    while (http_stream_write(f->stream, event, 97) == 0 && ++n_written);
+    while (http_stream_write(f->stream, event, EVENT_LEN) == 0 && ++n_written);
+}
+
+static bool is_event(const char *text, int which)
+{
+    char event[EVENT_LEN + 1];
+
+    snprintf(event, sizeof(event), "data: %089d\n\n", which);
+    return strncmp(text, event, EVENT_LEN) == 0;
+}
+
+static bool join_chunks(const struct buf *b, struct buf *out)
+{
+    const char *p = strstr(buf_str(b), "\r\n\r\n");
+
+    for (p = p ? p + 4 : ""; *p;) {
+        size_t len = strtoul(p, NULL, 16);
+
+        if (len == 0)
+            return strcmp(p, "0\r\n\r\n") == 0;
+        p = strstr(p, "\r\n") + 2;
+        buf_append(out, p, len);
+        p += len + 2;
+    }
+    return false;
 }
 
 static void read_slowly(struct fixture *f)
 {
     auto_close int fd = connect_to(f, true);
     auto_buf struct buf b = BUF(16 << 20);
+    auto_buf struct buf events = BUF(16 << 20);
     int last = -1;
 
     n_written = 0;
@@ -900,7 +927,7 @@ static void read_slowly(struct fixture *f)
         on_loop(f, write_until_full);
         poll(NULL, 0, 10);
     }
-    CHECK(n_written > STREAM_MAX / 97);
+    CHECK(n_written > STREAM_MAX / EVENT_LEN);
     on_loop(f, ask_drained);
     last = number;
     while (number == last) { /* until reading has made room */
@@ -911,14 +938,22 @@ static void read_slowly(struct fixture *f)
         buf_append(&b, part, (size_t)n);
         on_loop(f, ask_drained);
     }
+    on_loop(f, write_until_full); /* while part of the buffer has been sent */
+    while (number < last + 2) {
+        char part[4096];
+        ssize_t n = recv(fd, part, sizeof(part), 0);
+
+        CHECK(n > 0);
+        buf_append(&b, part, (size_t)n);
+        on_loop(f, ask_drained);
+    }
     on_loop(f, write_event);
     CHECK(number == 0);
     on_loop(f, close_stream);
-    CHECK(take_until(fd, &b, "\r\n0\r\n\r\n"));
-    last = 0;
-    for (const char *p = strstr(buf_str(&b), "data: "); p; p = strstr(p + 1, "data: "))
-        last++;
-    CHECK(last == n_written + 1 || last == n_written); /* a chunk's border may cut one in two */
+    CHECK(take_until(fd, &b, "\r\n0\r\n\r\n") && join_chunks(&b, &events));
+    for (int i = 0; i < n_written; i++)
+        CHECK(is_event(buf_str(&events) + (ptrdiff_t)i * EVENT_LEN, i));
+    CHECK(strcmp(buf_str(&events) + (ptrdiff_t)n_written * EVENT_LEN, "data: 1\n\n") == 0);
 }
 
 static void a_stream_that_is_not_read_refuses_writes_until_it_is(void **state)
@@ -1003,10 +1038,10 @@ static void leave_things_open(struct fixture *f)
 static void free_ends_what_is_left(void **state)
 {
     struct fixture *f = *state;
-    auto_buf struct buf b = BUF(1 << 20);
     struct http_handler handler = {handle, body_limit, f};
 
     run(f, leave_things_open);
+    write_event(f); /* which is still in the buffer then */
     http_server_free(f->server);
     assert_int_equal(f->n_gone, 2);
     assert_null(f->held);
@@ -1066,8 +1101,13 @@ static void a_unix_client_is_known_by_its_credentials(void **state)
 
 static void shorten_times(struct fixture *f)
 {
-    f->server->quick_ms = 100;
-    f->server->idle_ms = 150;
+    f->server->quick_ms = 300;
+    f->server->idle_ms = 400;
+}
+
+static void lengthen_idle_time(struct fixture *f)
+{
+    f->server->idle_ms = 60000;
 }
 
 /* Drips bytes until the server has had enough. */
@@ -1077,13 +1117,13 @@ static bool is_cut_while_dripping(int fd, const char *text)
 
     if (!put(fd, text))
         return false;
-    while (clock_ms() - began < 2000) {
+    while (clock_ms() - began < 5000) {
         char byte;
 
         (void)send(fd, "x", 1, MSG_NOSIGNAL);
         poll(NULL, 0, 5);
         if (recv(fd, &byte, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET)
-            return clock_ms() - began >= 90;
+            return clock_ms() - began >= 290;
     }
     return false;
 }
@@ -1096,6 +1136,7 @@ static void dawdle(struct fixture *f)
     auto_close int idle = -1;
     auto_close int head = -1;
     auto_close int body = -1;
+    auto_close int second = -1;
 
     on_loop(f, shorten_times);
     CHECK(put(held, GET("/hold")) && put(events, GET("/events")) && becomes(f, ask_open, 2));
@@ -1106,6 +1147,10 @@ static void dawdle(struct fixture *f)
     body = connect_to(f, false);
     CHECK(is_cut_while_dripping(body,
                                 "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n"));
+    on_loop(f, lengthen_idle_time); /* a head is not part of it */
+    second = connect_to(f, false);
+    CHECK(put(second, GET("/hello")) && take_answer(second, &b));
+    CHECK(is_cut_while_dripping(second, "GET / HTTP/1.1\r\nHost: "));
     on_loop(f, answer_held);
     CHECK(take_answer(held, &b) && has(&b, "200 OK"));
     on_loop(f, write_event);
@@ -1125,6 +1170,7 @@ static void unix_sockets_are_taken_over_only_from_the_dead(void **state)
     struct http_handler handler = {handle, body_limit, f};
     struct http_server *other = http_server_new(f->loop, &handler);
     auto_close int fd = -1;
+    auto_close int full = -1;
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     char stale[64];
     char file[64];
@@ -1149,6 +1195,24 @@ static void unix_sockets_are_taken_over_only_from_the_dead(void **state)
 
     snprintf(stale, sizeof(stale), "%s/stale", f->dir);
     memcpy(name.sun_path, stale, strlen(stale));
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(http_listen_unix(other, stale, 0600, NULL, &e), -1); /* not ours to judge */
+    err_clear(&e);
+    close(take_fd(&fd));
+    assert_int_equal(unlink(stale), 0);
+
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(listen(fd, 0), 0);
+    full = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(connect(full, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(http_listen_unix(other, stale, 0600, NULL, &e), -1); /* busy is not dead */
+    assert_int_equal(e.code, ERR_EXISTS);
+    err_clear(&e);
+    close(take_fd(&fd));
+    assert_int_equal(unlink(stale), 0);
+
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
     assert_int_equal(listen(fd, 1), 0);

@@ -222,6 +222,7 @@ static void wait_too_long(struct fixture *f, struct http_client *c)
     CHECK(e.code == ERR_TIMEOUT && strcmp(e.msg, "GET /silent: deadline passed") == 0);
     CHECK(clock_ms() - began >= 50 && clock_ms() - began < 500);
     err_clear(&e);
+    CHECK(answers(c, "GET /info", NULL, "GET /info - ")); /* there is a connection to send on */
     op.deadline_ms--; /* at the deadline itself an answer may still be there in time */
     CHECK(http_call(&op, c, "GET /late", NULL, &answer, &e) == -1 && e.code == ERR_TIMEOUT);
     CHECK(answers(c, "GET /info", NULL, "GET /info - "));
@@ -232,7 +233,7 @@ static void a_call_ends_at_its_deadline(void **state)
     struct fixture *f = *state;
 
     run(f, wait_too_long);
-    assert_int_equal(f->n_handled, 2); /* /late was not sent */
+    assert_int_equal(f->n_handled, 3); /* /late was not sent */
 }
 
 static void be_cancelled(struct fixture *f, struct http_client *c)
@@ -245,6 +246,7 @@ static void be_cancelled(struct fixture *f, struct http_client *c)
     CHECK(http_call(&op, c, "GET /cancelled", NULL, &answer, &e) == -1);
     CHECK(e.code == ERR_CANCELLED && clock_ms() - began < 1000);
     err_clear(&e);
+    CHECK(answers(c, "GET /info", NULL, "GET /info - "));
     CHECK(http_call(&op, c, "GET /unsent", NULL, &answer, &e) == -1 && e.code == ERR_CANCELLED);
     CHECK(answers(c, "GET /info", NULL, "GET /info - "));
 }
@@ -254,7 +256,7 @@ static void a_call_ends_when_it_is_cancelled(void **state)
     struct fixture *f = *state;
 
     run(f, be_cancelled);
-    assert_int_equal(f->n_handled, 2);
+    assert_int_equal(f->n_handled, 3);
 }
 
 static void take_too_much(struct fixture *f, struct http_client *c)
@@ -359,6 +361,30 @@ static void a_peer_that_is_not_there_is_named(void **state)
     http_client_free(c);
 }
 
+static void an_operation_that_has_ended_sends_nothing(void **state)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    char dir[] = "/tmp/test-http-XXXXXX";
+    auto_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    auto_buf struct buf answer = BUF(1000);
+    struct op op = within(-1);
+    struct http_client *c;
+    struct err e = {0};
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(name.sun_path, sizeof(name.sun_path), "%s/sock", dir);
+    assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    c = http_client_new(name.sun_path);
+    assert_int_equal(http_call(&op, c, "GET /info", NULL, &answer, &e), -1);
+    assert_int_equal(e.code, ERR_TIMEOUT);
+    assert_int_equal(accept4(fd, NULL, NULL, SOCK_CLOEXEC), -1); /* not even connected */
+    http_client_free(c);
+    assert_int_equal(unlink(name.sun_path), 0);
+    assert_int_equal(rmdir(dir), 0);
+}
+
 #define server_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -372,6 +398,7 @@ int main(void)
         server_test(no_child_inherits_a_connection),
         server_test(a_peer_is_reached_through_its_directory),
         server_test(a_peer_that_was_restarted_is_connected_to_again),
+        checked_test(an_operation_that_has_ended_sends_nothing),
         checked_test(a_peer_that_is_not_there_is_named),
     };
 
