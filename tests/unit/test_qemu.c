@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The drivers on the real QEMU, translating a guest of a few bytes. Skipped when it is missing. */
 #include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -8,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -277,6 +280,32 @@ static void a_paused_vm_is_paused(void **state)
     assert_int_equal(vmm_resume(&op, &r.vm, &e), 0);
     assert_int_equal(vmm_stop(&op, &r.vm, 200, &e), 0); /* no ACPI in this guest: killed */
     close(take_fd(&r.process.pidfd));
+    end_rig(&r);
+}
+
+static void a_tap_is_given_by_its_fd(void **state)
+{
+    auto_close int tap_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    struct op op = within(10000);
+    struct err e = {0};
+    struct rig r;
+    struct vmm_boot b;
+
+    (void)state;
+    if (is_missing())
+        return;
+    if (tap_fd < 0 || ioctl(tap_fd, TUNSETIFF, &request) < 0) {
+        print_message("skipped: no TAP can be made here\n");
+        return;
+    }
+    setup_rig(&r);
+    b = boot_of(&r);
+    b.tap_fd = tap_fd;
+    if (vmm_boot(&op, &qemu_q35_driver, &b, &r.process, &e) < 0)
+        fail_msg("%s", e.msg);
+    r.vm = (struct vmm_handle){
+        .driver = &qemu_q35_driver, .name = "tiny", .dir_fd = r.dir_fd, .pidfd = r.process.pidfd};
     end_rig(&r);
 }
 
@@ -688,6 +717,7 @@ int main(int argc, char **argv)
         checked_test(a_q35_lives_and_dies_before_its_monitor),
         checked_test(the_guest_speaks_on_the_serial_log_and_has_its_sockets),
         checked_test(a_paused_vm_is_paused),
+        checked_test(a_tap_is_given_by_its_fd),
         checked_test(a_failed_start_says_why_and_leaves_nothing),
         checked_test(a_start_that_takes_too_long_or_is_cancelled_leaves_nothing),
         checked_test(a_deep_data_directory_works),

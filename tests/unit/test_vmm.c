@@ -497,6 +497,35 @@ static void a_peer_that_misbehaves_is_an_error(void **state)
     expect_failure(chatter, 100, ERR_TIMEOUT, "deadline passed");
 }
 
+static void a_stream_that_never_pauses_meets_the_deadline(void **state)
+{
+    static const struct step steps[] = {SHAKE_HANDS,
+                                        {HEAR, "go"},
+                                        {SAY, "{\"event\": \"A\"}\n{\"event\": \"A\"}\n"},
+                                        {HOLD, ""},
+                                        {SAY, NULL}};
+    auto_place struct place p = new_place();
+    struct op late = within(-1);
+    struct actor a;
+    struct err e = {0};
+
+    (void)state;
+    start_actor(&a, &p, steps);
+    {
+        auto_qmp struct qmp q = QMP_CLOSED;
+        struct pollfd there = {.events = POLLIN};
+
+        open_qmp(&p, &q);
+        there.fd = q.fd;
+        assert_int_equal(write(q.fd, "go\n", 3), 3);
+        assert_int_equal(poll(&there, 1, 5000), 1);
+        qmp_want(&q, "A");
+        assert_null(qmp_next_event(&late, &q, &e));
+        assert_int_equal(e.code, ERR_TIMEOUT);
+    }
+    end_actor(&a);
+}
+
 static void a_cancelled_operation_leaves_at_once(void **state)
 {
     static const struct step mute[] = {{HOLD, ""}, {SAY, NULL}};
@@ -924,6 +953,7 @@ int main(int argc, char **argv)
         checked_test(an_error_carries_qemus_words),
         checked_test(an_fd_travels_with_its_command),
         checked_test(a_peer_that_misbehaves_is_an_error),
+        checked_test(a_stream_that_never_pauses_meets_the_deadline),
         checked_test(a_cancelled_operation_leaves_at_once),
         checked_test(nobody_there_is_not_found),
         checked_test(the_monitor_reports_what_happens),
