@@ -87,7 +87,8 @@ class Stub:
                 data += more
             head, _, body = data.partition(b"\r\n\r\n")
             request = Request(head.decode(), body)
-            while len(request.body) < int(request.headers.get("content-length", 0)):
+            early = getattr(self.routes.get(f"{request.method} {request.path}"), "is_early", False)
+            while not early and len(request.body) < int(request.headers.get("content-length", 0)):
                 request.body += connection.recv(65536)
             self.requests.append(request)
             route = self.routes.get(f"{request.method} {request.path}")
@@ -397,13 +398,12 @@ def test_broken_answers_are_errors(stub, raw, why):
 
 
 def test_an_answer_that_comes_before_the_request_was_read_counts(stub):
-    listener_answer = error(413, "body_too_large", "the body is too large")
-
-    def serve(connection, _request):
-        connection.sendall(listener_answer)
-    stub.routes["POST /instances"] = serve
-    r = run(stub, "run", "--name", "x", "-e", "K=" + "v" * 100000, "alpine")
-    assert r.returncode == 1 and "the body is too large" in r.stderr
+    def refuse(connection, _request):
+        connection.sendall(error(413, "body_too_large", "the body is too large"))
+    refuse.is_early = True
+    stub.routes["POST /instances"] = refuse
+    r = run(stub, "run", "--name", "x", *(f"-eK{i}=" + "v" * 100000 for i in range(10)), "alpine")
+    assert r.returncode == 1 and r.stderr == "hypeman: the body is too large\n"
 
 
 def test_a_full_disk_is_not_success(stub):
@@ -551,6 +551,9 @@ def test_rm_all_takes_them_from_the_list(stub):
     stub.routes["GET /instances"] = answer(200, [instance("a"), instance("b")])
     stub.routes["DELETE /instances/a"] = stub.routes["DELETE /instances/b"] = answer(204)
     assert run(stub, "rm", "-f", "--all").stdout == "a\nb\n"
+    stub.routes["GET /instances"] = error(500, "internal_error", "oh")
+    r = run(stub, "rm", "-f", "--all")
+    assert (r.returncode, r.stdout, r.stderr) == (1, "", "hypeman: oh\n")
 
 
 # --- logs ---
@@ -688,6 +691,7 @@ def attachable(stub, exit_code, log_ends, wait_answers=None):
     def log(connection, _request):
         connection.sendall(STREAM + event("first"))
         ended.wait(10)
+        time.sleep(0.15)  # what is last in the log may come after the wait's answer
         connection.sendall(event("last"))
         if log_ends:
             connection.sendall(b"0\r\n\r\n")
@@ -808,3 +812,46 @@ def test_version_does_not_need_a_daemon():
     r = run({"HYPEMAN_SOCKET": "/nonexistent"}, "version")
     assert r.returncode == 0 and "server: cannot connect" in r.stdout
     assert json.loads(run({"HYPEMAN_SOCKET": "/nonexistent"}, "version", "--format", "json").stdout)["server"] is None
+
+
+# --- completion ---
+
+@pytest.mark.parametrize("line, wanted", [
+    ("hypeman st", {"start", "stop"}),
+    ("hypeman image l", {"list"}),
+    ("hypeman ps --st", {"--state"}),
+    ("hypeman ps --state St", {"Stopped", "Standby"}),
+    ("hypeman image import --w", {"--workdir"}),
+    ("hypeman stop ", {"web", "worker"}),
+    ("hypeman rm -f wo", {"worker"}),
+    ("hypeman run --name x al", {"alpine"}),
+    ("hypeman logs -s v", {"vmm"}),
+])
+def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
+    stub.routes["GET /instances"] = answer(200, [instance("web"), instance("worker", state="Stopped")])
+    stub.routes["GET /images"] = answer(200, [image("ready", name="alpine")])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/hypeman").symlink_to(CLI)
+    script = f'source {ROOT}/tools/completion/hypeman.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _hypeman; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    r = subprocess.run(["bash", "-c", script, "bash", *line.split(" ")], capture_output=True, text=True,
+                       env=environment({**stub.env, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}))
+    assert set(r.stdout.split()) == wanted and r.stderr == ""
+
+
+# --- deadlines ---
+
+def test_a_daemon_that_says_nothing_is_given_up(stub):
+    stub.routes["GET /capabilities"] = slow(10, b"")
+    began = time.monotonic()
+    r = run(stub, "version")
+    assert "did not answer in time" in r.stdout and 2.5 < time.monotonic() - began < 8
+
+
+def test_a_daemon_that_accepts_nobody_is_given_up(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(tmp_path / "full"))
+        listener.listen(0)
+        first.connect(str(tmp_path / "full"))
+        began = time.monotonic()
+        r = run({"HYPEMAN_SOCKET": str(tmp_path / "full")}, "ps")
+        assert r.returncode == 1 and "timed out" in r.stderr and 4 < time.monotonic() - began < 10
