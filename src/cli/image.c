@@ -44,34 +44,28 @@ static char *absolute_source(const char *source, struct err *e)
     return mem_printf("%.4s%s", source, full);
 }
 
-/* Asks until the daemon has made the image or failed to. Returns the last answer. */
+/* Asks until the daemon has made the image or failed to. Takes the first answer, returns the last.
+ */
 static json_t *await_image(json_t *image, const char *name, struct err *e)
 {
     auto_free char *path = image_path(name);
+    const struct op op = session_op(SESSION_CREATE_MS);
     int64_t pause = POLL_FIRST_MS;
 
     while (image && strcmp(text_of(image, "status"), "ready") != 0) {
-        const struct op op = session_op(SESSION_CALL_MS);
         const char *status = text_of(image, "status");
+        bool has_failed = strcmp(status, "failed") == 0;
 
-        if (strcmp(status, "failed") == 0) {
-            err_set(e,
-                    ERR_INTERNAL,
-                    "import failed: %s",
-                    *text_of(image, "error") ? text_of(image, "error") : "no reason given");
-            break;
-        }
+        if (has_failed)
+            err_set(e, ERR_INTERNAL, "import failed: %s", text_of(image, "error"));
         progress_note("importing %s (%s)", name, status);
-        if (op_sleep(&op, pause, e) < 0)
+        json_decref(image);
+        image = NULL;
+        if (has_failed || op_sleep(&op, pause, e) < 0)
             break;
         progress_tick();
         pause = pause * 2 < POLL_MOST_MS ? pause * 2 : POLL_MOST_MS;
-        json_decref(image);
         image = session_get(path, e);
-    }
-    if (image && e->code) {
-        json_decref(image);
-        image = NULL;
     }
     return image;
 }
@@ -80,16 +74,20 @@ static int import_with(json_t *body)
 {
     const char *name = text_of(body, "name");
     json_auto_t *image = NULL;
+    auto_free char *full_name = NULL; /* with the registry and the tag that the daemon adds */
     struct err e = {0};
 
     progress_begin("importing %s", name);
     image = session_call("POST", "/images/import", body, SESSION_CREATE_MS, &e);
-    if (image)
-        image = await_image(image, *text_of(image, "name") ? text_of(image, "name") : name, &e);
+    if (image) {
+        full_name = mem_strdup(*text_of(image, "name") ? text_of(image, "name") : name);
+        image = await_image(image, full_name, &e);
+    }
     progress_end();
     if (!image)
         return report_image(name, &e);
-    puts(*text_of(image, "name") ? text_of(image, "name") : name);
+    text_print(stdout, full_name);
+    putchar('\n');
     return CLI_OK;
 }
 
