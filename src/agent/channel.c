@@ -112,10 +112,9 @@ int channel_next(struct channel *c, struct frame *out)
 
         if (rc == 1)
             return 1;
-        /* Bytes of an old connection: this one's begin with the next magic. */
         if (rc < 0)
-            frame_reader_reset(&c->in);
-        if (!fill(c))
+            frame_reader_resync(&c->in); /* we cannot hang up; the host begins anew */
+        else if (!fill(c))
             return 0;
     }
 }

@@ -65,6 +65,12 @@ void frame_reader_reset(struct frame_reader *r)
     frame_reader_init(r);
 }
 
+void frame_reader_resync(struct frame_reader *r)
+{
+    r->in.failed = false;
+    r->synchronised = false;
+}
+
 /* How many bytes the frame at the front still misses, as far as its header is known. */
 static size_t missing(const struct frame_reader *r)
 {

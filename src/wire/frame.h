@@ -74,6 +74,12 @@ void frame_reader_free(struct frame_reader *r);
 void frame_reader_reset(struct frame_reader *r); /* a new connection: wait for the magic again */
 
 /*
+ * After a refusal, for a side that cannot end the connection: what is there already stays, and is
+ * searched for the next magic.
+ */
+void frame_reader_resync(struct frame_reader *r);
+
+/*
  * Room for the next read: returns where, and how much in *room (0 only after a failure).
  * Take all frames (frame_next() returned 0) before asking for more.
  */
@@ -82,6 +88,6 @@ void frame_reader_filled(struct frame_reader *r, size_t n);
 
 /*
  * 1 and a frame, 0 when more bytes are needed, -1 when what came is not the protocol: then the
- * reader is of no use until it is reset. One that has nothing half-read holds no memory.
+ * reader is of no use until a reset or resync. One that has nothing half-read holds no memory.
  */
 int frame_next(struct frame_reader *r, struct frame *out, struct err *e);

@@ -190,6 +190,31 @@ static void a_frame_that_is_too_long_ends_the_connection(void **state)
     frame_reader_free(&r);
 }
 
+static void after_a_refusal_a_reader_can_go_on_at_the_next_magic(void **state)
+{
+    auto_buf struct buf b = BUF(1 << 20);
+    struct frame_reader r;
+    struct frame f;
+    struct err e = {0};
+    size_t room;
+
+    (void)state;
+    frame_reader_init(&r);
+    buf_append(&b, wire_magic, WIRE_MAGIC_LEN);
+    buf_append(&b, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 13);
+    frame_put_hello(&b, NONCE);
+    memcpy(frame_reader_space(&r, &room), b.data, b.len);
+    frame_reader_filled(&r, b.len);
+    assert_int_equal(frame_next(&r, &f, &e), -1);
+    err_clear(&e);
+    assert_int_equal(frame_next(&r, &f, &e), -1);
+    err_clear(&e);
+    frame_reader_resync(&r);
+    assert_int_equal(frame_next(&r, &f, &e), 1);
+    assert_int_equal(f.type, FRAME_HELLO);
+    frame_reader_free(&r);
+}
+
 static void a_frame_that_we_may_not_send_fails_the_buffer(void **state)
 {
     auto_buf struct buf b = BUF(1 << 20);
@@ -343,6 +368,7 @@ int main(void)
         checked_test(a_magic_between_frames_begins_a_new_connection),
         checked_test(a_reader_that_was_reset_waits_for_the_magic),
         checked_test(a_frame_that_is_too_long_ends_the_connection),
+        checked_test(after_a_refusal_a_reader_can_go_on_at_the_next_magic),
         checked_test(a_frame_that_we_may_not_send_fails_the_buffer),
         checked_test(a_config_is_found_again),
         checked_test(a_config_disk_that_is_cut_or_foreign_is_refused),
