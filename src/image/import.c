@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,6 +212,8 @@ static int build_files(struct build *b, struct err *e)
         rc = b->dirfd < 0 || fill(b, survey, max_bytes, e) < 0 || seal(b, e) < 0 ? -1 : 0;
     }
     merge_free(survey);
+    if (survey)
+        (void)malloc_trim(0); /* nothing else here is as large; an idle daemon stays small */
     return rc;
 }
 

@@ -88,7 +88,7 @@ static int open_blob(int dirfd, const char *digest, uint64_t size, struct err *e
 {
     char path[sizeof("blobs/sha256/") + DIGEST_HEX_LEN];
     auto_close int fd = -1;
-    uint64_t found;
+    uint64_t found = 0;
 
     (void)snprintf(path, sizeof(path), "blobs/sha256/%s", digest_hex(digest));
     fd = open_file(dirfd, path, &found, e);
@@ -302,7 +302,7 @@ static int read_layers(const json_t *manifest, struct layout *l, struct err *e)
 
 static int read_config(const json_t *manifest, struct layout *l, struct err *e)
 {
-    struct layer blob;
+    struct layer blob = {0};
     auto_json json_t *doc = NULL;
 
     if (read_descriptor(json_object_get(manifest, "config"), &blob, e) < 0)

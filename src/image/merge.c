@@ -20,7 +20,6 @@ enum {
 
 #define WHITEOUT ".wh."
 #define OPAQUE ".wh..wh..opq"
-#define AUFS_PRIVATE ".wh..wh."
 
 struct node;
 
@@ -103,8 +102,12 @@ static void set_file(struct node *n, struct file *file)
 /* Depth is bounded, so is the recursion. */
 static void remove_tree(struct merge *m, struct node *n)
 {
-    while (n->children)
-        remove_tree(m, n->children);
+    struct node *next;
+
+    for (struct node *child = n->children; child; child = next) {
+        next = child->next;
+        remove_tree(m, child);
+    }
     set_file(n, NULL);
     if (n->next)
         n->next->prev = n->prev;
@@ -139,27 +142,20 @@ static void touch(struct merge *m, struct node *n)
 
 /* --- paths --- */
 
-/* Joins a directory's path and a name. */
-static int join(const struct node *dir, const char *name, char out[PATH_MAX], struct err *e)
+/* Joins a directory's path and a name; false when that is too long to exist. */
+static bool join(const struct node *dir, const char *name, char out[PATH_MAX])
 {
     int n = snprintf(out, PATH_MAX, "%s%s%s", dir->path, dir->path[0] ? "/" : "", name);
 
-    if (n < 0 || n >= PATH_MAX || strlen(name) > NAME_MAX)
-        return err_set(e, ERR_INVALID, "the name is too long");
-    return 0;
+    return n >= 0 && n < PATH_MAX && strlen(name) <= NAME_MAX;
 }
 
-static int child_of(struct merge *m, const struct node *dir, const char *name, struct node **out,
-                    struct err *e)
+static struct node *find_child(const struct merge *m, const struct node *dir, const char *name)
 {
     char path[PATH_MAX];
-    struct map_link *l;
+    struct map_link *l = join(dir, name, path) ? map_find(&m->nodes, path) : NULL;
 
-    if (join(dir, name, path, e) < 0)
-        return -1;
-    l = map_find(&m->nodes, path);
-    *out = l ? container_of(l, struct node, link) : NULL;
-    return 0;
+    return l ? container_of(l, struct node, link) : NULL;
 }
 
 static bool is_reserved(const char *name)
@@ -167,23 +163,21 @@ static bool is_reserved(const char *name)
     return strncmp(name, WHITEOUT, strlen(WHITEOUT)) == 0;
 }
 
-static int add_child(struct merge *m, struct node *dir, const char *name, struct node **out,
-                     struct err *e)
+static struct node *add_child(struct merge *m, struct node *dir, const char *name, struct err *e)
 {
     char path[PATH_MAX];
 
     if (is_reserved(name)) /* a symlink may still lead to one */
-        return err_set(e, ERR_INVALID, "%s is a reserved name", name);
-    if (join(dir, name, path, e) < 0)
-        return -1;
-    m->name_bytes += strlen(path);
-    if (m->name_bytes > MAX_NAME_BYTES)
-        return err_set(
-            e, ERR_TOO_LARGE, "the image's names have more than %d bytes", MAX_NAME_BYTES);
-    if (dir->depth >= MAX_DEPTH)
-        return err_set(e, ERR_INVALID, "it is more than %d directories deep", MAX_DEPTH);
-    *out = node_new(m, dir, path);
-    return 0;
+        err_set(e, ERR_INVALID, "%s is a reserved name", name);
+    else if (!join(dir, name, path))
+        err_set(e, ERR_INVALID, "the name is too long");
+    else if (dir->depth >= MAX_DEPTH)
+        err_set(e, ERR_INVALID, "it is more than %d directories deep", MAX_DEPTH);
+    else if ((m->name_bytes += strlen(path)) > MAX_NAME_BYTES)
+        err_set(e, ERR_TOO_LARGE, "the image's names have more than %d bytes", MAX_NAME_BYTES);
+    else
+        return node_new(m, dir, path);
+    return NULL;
 }
 
 /*
@@ -240,139 +234,158 @@ static int follow(struct merge *m, struct way *way, const char *target, const ch
     return 0;
 }
 
-/* One component on. *found_out is false where there is no such directory and none is made. */
-static int step(struct merge *m, struct way *way, bool make, bool *found_out, struct err *e)
+/* What the way's next component is, which make may bring into being. */
+static struct node *look(struct merge *m, const struct way *way, const char *name, bool make,
+                         struct err *e)
+{
+    struct node *found;
+
+    if (!*name || strcmp(name, ".") == 0)
+        return way->at;
+    if (strcmp(name, "..") == 0) /* in a symlink's target; it ends at the root */
+        return way->at->parent ? way->at->parent : way->at;
+    found = find_child(m, way->at, name);
+    if (found || make)
+        return found ? found : add_child(m, way->at, name, e);
+    err_set(e, ERR_NOT_FOUND, "there is no %s", name);
+    return NULL;
+}
+
+/* One component on. */
+static int step(struct merge *m, struct way *way, bool make, struct err *e)
 {
     size_t n = strcspn(way->rest, "/");
-    char name[NAME_MAX + 1];
     const char *after = way->rest + n + strspn(way->rest + n, "/");
+    char name[NAME_MAX + 1];
     struct node *next;
 
     if (n > NAME_MAX)
         return err_set(e, ERR_INVALID, "the name is too long");
     memcpy(name, way->rest, n);
     name[n] = '\0';
-    if (n == 0 || strcmp(name, ".") == 0) {
-        next = way->at;
-    } else if (strcmp(name, "..") == 0) { /* in a symlink's target; it ends at the root */
-        next = way->at->parent ? way->at->parent : way->at;
-    } else {
-        if (child_of(m, way->at, name, &next, e) < 0)
-            return -1;
-        if (!next && make && add_child(m, way->at, name, &next, e) < 0)
-            return -1;
-    }
-    *found_out = next && (is_dir(next) || next->file->type == S_IFLNK);
-    if (next && !*found_out && make)
-        return err_set(e, ERR_INVALID, "%s is not a directory", next->path);
-    if (!*found_out)
-        return 0;
-    if (!is_dir(next))
+    next = look(m, way, name, make, e);
+    if (!next)
+        return -1;
+    if (!is_dir(next) && next->file->type == S_IFLNK)
         return follow(m, way, next->file->target, after, e);
+    if (!is_dir(next))
+        return err_set(e, ERR_INVALID, "%s is not a directory", next->path);
     way->at = next;
     memmove(way->rest, after, strlen(after) + 1);
     return 0;
 }
 
-/*
- * The directory that holds a clean path, made if need be, and the path's last
- * name. *dir_out is NULL where it is not there.
- */
-static int find_dir(struct merge *m, const char *path, bool make, struct node **dir_out,
-                    const char **name_out, struct err *e)
+static const char *last_name(const char *clean_path)
 {
-    const char *slash = strrchr(path, '/');
-    struct way way = {.at = m->root};
-    bool found = true;
+    const char *slash = strrchr(clean_path, '/');
 
-    *name_out = slash ? slash + 1 : path;
-    memcpy(way.rest, path, (size_t)(*name_out - path));
-    while (way.rest[0] && found) {
-        if (step(m, &way, make, &found, e) < 0)
-            return -1;
+    return slash ? slash + 1 : clean_path;
+}
+
+/* The directory that holds a clean path, made if need be. */
+static struct node *find_dir(struct merge *m, const char *path, bool make, struct err *e)
+{
+    struct way way = {.at = m->root};
+
+    memcpy(way.rest, path, (size_t)(last_name(path) - path));
+    while (way.rest[0]) {
+        if (step(m, &way, make, e) < 0)
+            return NULL;
     }
-    *dir_out = found ? way.at : NULL;
-    return 0;
+    return way.at;
 }
 
 /* --- entries --- */
 
-static int add_whiteout(struct merge *m, struct node *dir, const char *name, struct err *e)
+static void hide_children(struct merge *m, struct node *dir)
 {
-    struct node *hidden;
+    struct node *next;
 
-    if (strcmp(name, OPAQUE) == 0) {
-        struct node *next;
-
-        for (struct node *child = dir->children; child; child = next) {
-            next = child->next;
-            hide_lower(m, child);
-        }
-        return 0;
+    for (struct node *child = dir->children; child; child = next) {
+        next = child->next;
+        hide_lower(m, child);
     }
-    if (strncmp(name, AUFS_PRIVATE, strlen(AUFS_PRIVATE)) == 0)
-        return 0;
-    name += strlen(WHITEOUT);
-    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return err_set(e, ERR_INVALID, "a whiteout names no file");
-    if (child_of(m, dir, name, &hidden, e) < 0)
-        return -1;
-    if (hidden)
-        hide_lower(m, hidden);
-    return 0;
 }
 
-/* The file that the name of a hard link is for. */
-static int link_target(struct merge *m, const char *target, struct file **out, struct err *e)
+/* What it names need not be there, nor its directory. */
+static int add_whiteout(struct merge *m, const char *path, struct err *e)
 {
-    char path[PATH_MAX];
-    const char *name;
-    struct node *dir;
-    struct node *n = NULL;
+    const char *hidden = last_name(path) + strlen(WHITEOUT);
+    struct err no_dir = {0};
+    struct node *dir = find_dir(m, path, false, &no_dir);
+    struct node *n;
 
-    if (clean_path(target, path, e) < 0 || find_dir(m, path, false, &dir, &name, e) < 0 ||
-        (dir && child_of(m, dir, name, &n, e) < 0))
-        return err_wrap(e, "the target of a hard link");
-    if (!n || is_dir(n))
-        return err_set(e, ERR_INVALID, "it is a hard link to %.200s, which is no file", target);
-    *out = n->file;
+    if (!*hidden || strcmp(hidden, ".") == 0 || strcmp(hidden, "..") == 0)
+        return err_set(e, ERR_INVALID, "a whiteout names no file");
+    if (dir && strcmp(last_name(path), OPAQUE) == 0) {
+        hide_children(m, dir);
+    } else if (dir && !is_reserved(hidden)) { /* others of two prefixes are aufs' own */
+        n = find_child(m, dir, hidden);
+        if (n)
+            hide_lower(m, n);
+    }
     return 0;
 }
 
-static int file_new(struct merge *m, struct archive_entry *entry, struct file **out, struct err *e)
+static struct file *file_new(struct merge *m, struct archive_entry *entry, struct err *e)
 {
     mode_t type = archive_entry_filetype(entry);
-    const char *target = "";
+    const char *target = type == AE_IFLNK ? archive_entry_symlink(entry) : "";
+    size_t size = target ? strlen(target) + 1 : 0;
+    struct file *file;
 
-    if (type == AE_IFLNK) {
-        target = archive_entry_symlink(entry);
-        if (!target || !*target || strlen(target) >= PATH_MAX)
-            return err_set(e, ERR_INVALID, "it is a symlink without a target");
-        m->name_bytes += strlen(target);
+    if (type == AE_IFLNK && (size <= 1 || size > PATH_MAX)) {
+        err_set(e, ERR_INVALID, "it is a symlink without a target");
+        return NULL;
     }
-    *out = mem_zalloc(1, sizeof(**out) + strlen(target) + 1);
-    (*out)->type = type;
-    memcpy((*out)->target, target, strlen(target) + 1);
-    return 0;
+    m->name_bytes += size;
+    file = mem_zalloc(1, sizeof(*file) + size);
+    file->type = type;
+    if (target)
+        memcpy(file->target, target, size);
+    return file;
 }
 
 /* Puts a file where something else may be. A directory over a directory keeps what is in it. */
-static int place(struct merge *m, struct node *dir, const char *name, struct file *file,
-                 struct err *e)
+static int place(struct merge *m, const char *path, struct file *file, struct err *e)
 {
+    struct node *dir = find_dir(m, path, true, e);
     struct node *n;
 
-    if (child_of(m, dir, name, &n, e) < 0)
+    if (!dir)
         return -1;
+    n = find_child(m, dir, last_name(path));
     if (n && !(is_dir(n) && file->type == S_IFDIR) && n->file != file) {
         remove_tree(m, n);
         n = NULL;
     }
-    if (!n && add_child(m, dir, name, &n, e) < 0)
+    if (!n)
+        n = add_child(m, dir, last_name(path), e);
+    if (!n)
         return -1;
     set_file(n, file);
     touch(m, n);
     return 0;
+}
+
+/* The file that the name of a hard link is for. */
+static struct file *find_target(struct merge *m, const char *target, struct err *e)
+{
+    char path[PATH_MAX] = "";
+    struct err no_dir = {0};
+    struct node *dir;
+    struct node *n;
+
+    if (clean_path(target, path, e) < 0) {
+        err_wrap(e, "the target of a hard link");
+        return NULL;
+    }
+    dir = find_dir(m, path, false, &no_dir);
+    n = dir ? find_child(m, dir, last_name(path)) : NULL;
+    if (n && !is_dir(n))
+        return n->file;
+    err_set(e, ERR_INVALID, "it is a hard link to %.200s, which is no file", target);
+    return NULL;
 }
 
 static bool is_kept(mode_t type)
@@ -387,19 +400,9 @@ static struct file **next_slot(struct merge *m)
     struct files *layer = &m->layers[m->n_layers - 1];
 
     if ((layer->n & (layer->n - 1)) == 0)
-        layer->v = mem_realloc(layer->v, (layer->n ? 2 * layer->n : 1) * sizeof(*layer->v));
+        layer->v = mem_realloc(layer->v, (layer->n ? 2 * layer->n : 1) * sizeof(void *));
     layer->v[layer->n] = NULL;
     return &layer->v[layer->n++];
-}
-
-static int add_root(struct merge *m, struct archive_entry *entry, struct file **slot, struct err *e)
-{
-    if (archive_entry_filetype(entry) != AE_IFDIR)
-        return err_set(e, ERR_INVALID, "the root is not a directory");
-    if (file_new(m, entry, slot, e) < 0)
-        return -1;
-    set_file(m->root, *slot);
-    return 0;
 }
 
 /* Old images hold aufs' own directories, .wh..wh.plnk and the like. */
@@ -415,32 +418,33 @@ static bool is_below_reserved(const char *path)
 static int add_at(struct merge *m, struct archive_entry *entry, const char *path,
                   struct file **slot, struct err *e)
 {
-    const char *last = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
-    bool is_whiteout = is_reserved(last);
     const char *target = archive_entry_hardlink(entry);
     struct file *linked;
-    const char *name;
-    struct node *dir;
 
-    if (!*path)
-        return add_root(m, entry, slot, e);
-    if (is_below_reserved(path) ||
-        (!is_whiteout && !target && !is_kept(archive_entry_filetype(entry))))
+    if (!*path && (target || archive_entry_filetype(entry) != AE_IFDIR))
+        return err_set(e, ERR_INVALID, "the root is not a directory");
+    if (is_below_reserved(path))
         return 0;
-    if (target && !is_whiteout && link_target(m, target, &linked, e) < 0)
+    if (is_reserved(last_name(path)))
+        return add_whiteout(m, path, e);
+    if (target) {
+        linked = find_target(m, target, e);
+        return linked ? place(m, path, linked, e) : -1;
+    }
+    if (!is_kept(archive_entry_filetype(entry)))
+        return 0;
+    *slot = file_new(m, entry, e);
+    if (!*slot)
         return -1;
-    if (find_dir(m, path, !is_whiteout, &dir, &name, e) < 0)
-        return -1;
-    if (is_whiteout)
-        return dir ? add_whiteout(m, dir, name, e) : 0;
-    if (target)
-        return place(m, dir, name, linked, e);
-    return file_new(m, entry, slot, e) < 0 ? -1 : place(m, dir, name, *slot, e);
+    if (*path)
+        return place(m, path, *slot, e);
+    set_file(m->root, *slot);
+    return 0;
 }
 
 int merge_add(struct merge *m, struct archive_entry *entry, struct err *e)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX] = "";
 
     assert(m->n_layers > 0);
     if (++m->n_entries > MAX_ENTRIES)
@@ -448,7 +452,7 @@ int merge_add(struct merge *m, struct archive_entry *entry, struct err *e)
     if (clean_path(archive_entry_pathname(entry), path, e) < 0)
         return -1;
     if (add_at(m, entry, path, next_slot(m), e) < 0)
-        return err_wrap(e, "%.200s", path);
+        return err_wrap(e, "%.200s", *path ? path : ".");
     return 0;
 }
 

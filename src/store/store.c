@@ -49,10 +49,11 @@ struct store_change {
     struct kept_write *first;
     struct kept_write **last;
 
-    /* While it is queued. Exactly one of waiter and loop says who is told. */
+    /* While it is queued. */
     struct store_change *next;
     struct err err;
-    sem_t *waiter;
+    bool is_awaited; /* by store_commit(), on told; else done is told, if there is one */
+    sem_t told;
     struct loop *loop;
     struct store_done *done;
 };
@@ -253,11 +254,11 @@ static void apply_one(struct store *store, struct store_change *c, struct err *w
         return;
     for (const struct kept_write *k = c->first; k && rc == 0; k = k->next)
         rc = run_write(store, &k->w, &c->err);
-    if (rc == 0)
-        (void)run_plain(store, release, whole_out);
-    else if (sqlite3_get_autocommit(store->db)) /* a full disk may end the transaction itself */
-        *whole_out = c->err;
-    else if (run_plain(store, rollback_to, whole_out) == 0)
+    if (rc < 0 && sqlite3_get_autocommit(store->db)) {
+        *whole_out = c->err; /* a full disk may end the transaction itself */
+        return;
+    }
+    if (rc == 0 || run_plain(store, rollback_to, whole_out) == 0)
         (void)run_plain(store, release, whole_out);
 }
 
@@ -295,8 +296,8 @@ static void on_loop(struct post *post)
 
 static void tell(struct store_change *c)
 {
-    if (c->waiter) {
-        sem_post(c->waiter); /* the change is the waiter's again from here on */
+    if (c->is_awaited) {
+        sem_post(&c->told); /* the change is the waiter's again from here on */
         return;
     }
     if (c->done) {
@@ -354,15 +355,14 @@ static void enqueue(struct store *store, struct store_change *change)
 
 int store_commit(struct store *store, struct store_change *change, struct err *e)
 {
-    sem_t told;
     int rc = 0;
 
-    sem_init(&told, 0, 0);
-    change->waiter = &told;
+    sem_init(&change->told, 0, 0);
+    change->is_awaited = true;
     enqueue(store, change);
-    while (sem_wait(&told) < 0 && errno == EINTR)
+    while (sem_wait(&change->told) < 0 && errno == EINTR)
         ;
-    sem_destroy(&told);
+    sem_destroy(&change->told);
     if (change->err.code != ERR_NONE) {
         *e = change->err;
         rc = -1;

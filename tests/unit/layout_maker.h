@@ -111,21 +111,27 @@ static inline void write_item(struct archive *a, const struct item *i)
 }
 
 /* filter: ARCHIVE_FILTER_NONE, _GZIP or _ZSTD. The items end with one without a path. */
-static inline void add_layer(struct maker *m, int filter, const struct item *items)
+static inline size_t write_tar(int filter, const struct item *items, char *out, size_t size)
 {
-    static char tar[4 << 20];
     struct archive *a = archive_write_new();
     size_t used = 0;
 
     archive_write_set_format_pax_restricted(a);
     archive_write_set_options(a, "hdrcharset=BINARY");
     assert_int_equal(archive_write_add_filter(a, filter), ARCHIVE_OK);
-    assert_int_equal(archive_write_open_memory(a, tar, sizeof(tar), &used), ARCHIVE_OK);
+    assert_int_equal(archive_write_open_memory(a, out, size, &used), ARCHIVE_OK);
     for (; items->path; items++)
         write_item(a, items);
     assert_int_equal(archive_write_close(a), ARCHIVE_OK);
     archive_write_free(a);
-    add_blob_layer(m, tar, used);
+    return used;
+}
+
+static inline void add_layer(struct maker *m, int filter, const struct item *items)
+{
+    static char tar[4 << 20];
+
+    add_blob_layer(m, tar, write_tar(filter, items, tar, sizeof(tar)));
 }
 
 static inline void write_index(struct maker *m)

@@ -17,6 +17,7 @@
 #define D2 "sha256:1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define X64 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 #define X128 X64 X64
+#define X256 X128 X128
 
 static void references_are_normalised_as_docker_does(void **state)
 {
@@ -69,6 +70,7 @@ static void references_are_normalised_as_docker_does(void **state)
 
 static void bad_references_are_refused(void **state)
 {
+    /* NOLINTBEGIN(bugprone-suspicious-missing-comma): digests are put together on purpose */
     static const char *const cases[] = {
         "",
         " ",
@@ -120,9 +122,10 @@ static void bad_references_are_refused(void **state)
         "@" D1,
         HEX,
         "\xc3\xa4",
-        X128 X128,
-        "h.x/" X128 X64 X64,
+        X256,
+        "h.x/" X256,
     };
+    /* NOLINTEND(bugprone-suspicious-missing-comma) */
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -299,9 +302,10 @@ static void expect_found(struct fixture *f, const char *text, const char *name)
     struct err e = {0};
     const struct image *image = catalog_resolve(f->catalog, text, &e);
 
-    if (!image)
+    if (image)
+        assert_string_equal(image->name, name);
+    else
         fail_msg("%s: %s", text, e.msg);
-    assert_string_equal(image->name, name);
 }
 
 static void expect_lost(struct fixture *f, const char *text, enum err_code code)
