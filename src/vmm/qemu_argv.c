@@ -10,13 +10,14 @@
 
 #include <inttypes.h>
 
-/* hpet, smm and the rest would cost start-up time; nothing we boot uses them. */
 const struct qemu_machine qemu_machine_microvm = {
     .options = "microvm",
     .bus = "device",
     .net = "",
     .needs_firmware = true,
 };
+
+/* hpet, smm and the rest would cost start-up time; nothing we boot uses them. */
 const struct qemu_machine qemu_machine_q35 = {
     .options = "q35,smm=off,hpet=off,vmport=off,sata=off,smbus=off,i8042=off",
     .bus = "pci",
@@ -71,7 +72,7 @@ static void push_machine(struct argv *a, const struct qemu_machine *machine,
  * panic=-1 with reboot=t: every end of the guest is a reset, and -no-reboot makes
  * that the end of the process. A translated guest would calibrate its TSC against
  * a timer that a busy host delays, and now and then hang: it is told the rate. Its
- * crypto self-tests and zeroed allocations are a third of its start.
+ * crypto self-tests and zeroed allocations are a quarter of its start.
  */
 static void push_kernel(struct argv *a, const struct vmm_host *host)
 {

@@ -10,6 +10,7 @@
  */
 #include "vmm/qemu.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <unistd.h>
@@ -19,6 +20,8 @@
 #include "vmm/qmp.h"
 #include "vmm/qmp_line.h"
 #include "vmm/ram.h"
+
+enum { STATE_ROOM = 1 << 20 }; /* a state takes 25 to 250 KiB */
 
 static int check_paused(const struct op *op, struct qmp *q, struct err *e)
 {
@@ -44,6 +47,14 @@ static int64_t give_file(const struct op *op, struct qmp *q, int fd, struct err 
     return json_integer_value(id);
 }
 
+/* QEMU says "an IO error has occurred" and no more. */
+static int look_for_space(int fd, struct err *e)
+{
+    if (fallocate(fd, 0, 0, STATE_ROOM) < 0 && errno == ENOSPC)
+        e->code = ERR_NO_SPACE;
+    return -1;
+}
+
 /* live=false: otherwise it would give up its disks, as for a move to another host. */
 static int save_devices(const struct op *op, const struct vmm_handle *vm, int state_fd,
                         struct err *e)
@@ -61,7 +72,7 @@ static int save_devices(const struct op *op, const struct vmm_handle *vm, int st
     buf_printf(&save, "{\"filename\":\"/dev/fdset/%" PRId64 "\",\"live\":false}", set);
     buf_printf(&remove, "{\"fdset-id\":%" PRId64 "}", set);
     if (qmp_do(op, &q, "xen-save-devices-state", buf_str(&save), e) < 0)
-        return -1;
+        return look_for_space(state_fd, e);
     return qmp_do(op, &q, "remove-fd", buf_str(&remove), e);
 }
 

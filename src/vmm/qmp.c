@@ -179,6 +179,8 @@ void qmp_want(struct qmp *q, const char *name)
 
 json_t *qmp_next_event(const struct op *op, struct qmp *q, struct err *e)
 {
+    json_t *event;
+
     while (!q->event) {
         auto_qmp_line struct qmp_line line = {0};
 
@@ -189,7 +191,9 @@ json_t *qmp_next_event(const struct op *op, struct qmp *q, struct err *e)
         if (line.kind == QMP_EVENT)
             keep_event(q, &line);
     }
-    return take_ptr(&q->event);
+    event = q->event;
+    q->event = NULL;
+    return event;
 }
 
 static int shake_hands(const struct op *op, struct qmp *q, struct err *e)

@@ -500,13 +500,13 @@ static uint64_t hash_of(int dir_fd, const char *name)
 {
     auto_close int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
     auto_free unsigned char *piece = mem_zalloc(1 << 20, 1);
-    uint64_t hash = 14695981039346656037u;
+    uint64_t hash = 14695981039346656037U;
     ssize_t n;
 
     assert_true(fd >= 0);
     while ((n = read(fd, piece, 1 << 20)) > 0) {
         for (ssize_t i = 0; i < n; i++)
-            hash = (hash ^ piece[i]) * 1099511628211u;
+            hash = (hash ^ piece[i]) * 1099511628211U;
     }
     return hash;
 }
