@@ -90,6 +90,9 @@ void instance_view(struct jout *j, const char *key, const struct instance *row);
 /* What a POST /instances asks for; NULL and e. */
 struct spec *spec_decode(const struct api *api, const json_t *body, struct err *e);
 
+/* The members that this version does not carry out (api/spec_planned.c). */
+int spec_refuse_planned(const json_t *body, struct err *e);
+
 /* Overrides of a start: a copy of the spec with another entrypoint or cmd; NULL with e unset
  * when the body changes nothing. */
 struct spec *spec_decode_start(const struct spec *spec, const json_t *body, struct err *e);

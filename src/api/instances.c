@@ -206,6 +206,10 @@ void api_instances_delete(struct call *c)
     const char *graceful = http_query(c->http, "graceful_shutdown");
     struct vm_op *op;
 
+    if (graceful && *graceful && strcmp(graceful, "true") != 0 && strcmp(graceful, "false") != 0) {
+        call_fail_with(c, ERR_INVALID, "Bad Request", "graceful_shutdown must be true or false");
+        return;
+    }
     if (is_being_deleted(c->row)) {
         struct joined *joined = mem_new(struct joined);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "api/member.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -15,57 +16,6 @@
 enum { MAX_TAGS = 50, MAX_TAG_KEY = 128, MAX_TAG_VALUE = 256, MAX_ARGS = 4096, MAX_ENV = 4096 };
 #define MIN_MEMORY (64ULL << 20)
 #define MIN_OVERLAY (16ULL << 20)
-
-static int bad(struct err *e, const char *slug, const char *text, const char *what)
-{
-    err_set(e, ERR_INVALID, "%s %s", what, text);
-    return err_slug(e, slug);
-}
-
-/* Member access that refuses another type. Absent and null are the same: NULL. */
-static int member(const json_t *body, const char *key, json_type type, const json_t **out,
-                  struct err *e)
-{
-    static const char *const names[] = {
-        [JSON_OBJECT] = "must be an object",
-        [JSON_ARRAY] = "must be an array",
-        [JSON_STRING] = "must be a string",
-        [JSON_INTEGER] = "must be an integer",
-        [JSON_TRUE] = "must be true or false",
-    };
-    const json_t *v = json_object_get(body, key);
-
-    *out = NULL;
-    if (!v || json_is_null(v))
-        return 0;
-    if (type == JSON_TRUE ? !json_is_boolean(v) : json_typeof(v) != type)
-        return bad(e, "Bad Request", names[type], key);
-    *out = v;
-    return 0;
-}
-
-static int text_member(const json_t *body, const char *key, const char **out, struct err *e)
-{
-    const json_t *v;
-
-    if (member(body, key, JSON_STRING, &v, e) < 0)
-        return -1;
-    *out = json_string_value(v);
-    return *out && strlen(*out) != json_string_length(v)
-               ? bad(e, "Bad Request", "must not hold a NUL", key)
-               : 0;
-}
-
-static int bool_member(const json_t *body, const char *key, bool otherwise, bool *out,
-                       struct err *e)
-{
-    const json_t *v;
-
-    if (member(body, key, JSON_TRUE, &v, e) < 0)
-        return -1;
-    *out = v ? json_is_true(v) : otherwise;
-    return 0;
-}
 
 struct size_rule {
     const char *key;
@@ -83,7 +33,7 @@ static int size_member(const json_t *body, const struct size_rule *rule, uint64_
     const char *text;
     uint64_t v = rule->otherwise;
 
-    if (text_member(body, rule->key, &text, e) < 0)
+    if (json_text_member(body, rule->key, &text, e) < 0)
         return -1;
     if (text && *text && !parse_size(text, &v)) {
         err_set(e,
@@ -119,7 +69,7 @@ static int decode_sizes(const struct api *api, const json_t *body, struct spec *
         size_member(body, &overlay, &s->overlay_bytes, e) < 0)
         return -1;
     if (s->hotplug_bytes > l->max_memory_bytes - s->memory_bytes)
-        return bad(e,
+        return json_bad(e,
                    "invalid_hotplug_size",
                    "together with size passes the limit of one instance",
                    "hotplug_size");
@@ -134,7 +84,7 @@ static int decode_vcpus(const struct api *api, const json_t *body, struct spec *
     const json_t *v;
     json_int_t n;
 
-    if (member(body, "vcpus", JSON_INTEGER, &v, e) < 0)
+    if (json_member(body, "vcpus", JSON_INTEGER, &v, e) < 0)
         return -1;
     n = v ? json_integer_value(v) : 2;
     if (n < 1 || (uint64_t)n > api->limits.max_vcpus) {
@@ -152,16 +102,16 @@ static int args_member(const json_t *body, const char *key, char **out, struct e
     json_t *item;
     size_t i;
 
-    if (member(body, key, JSON_ARRAY, &v, e) < 0)
+    if (json_member(body, key, JSON_ARRAY, &v, e) < 0)
         return -1;
     if (!v)
         return 0;
     if (json_array_size(v) > MAX_ARGS)
-        return bad(e, NULL, "has too many words", key);
+        return json_bad(e, NULL, "has too many words", key);
     json_array_foreach(v, i, item)
     {
         if (!json_is_string(item) || strlen(json_string_value(item)) != json_string_length(item))
-            return bad(e, "Bad Request", "must hold strings", key);
+            return json_bad(e, "Bad Request", "must hold strings", key);
     }
     *out = json_dumps(v, JSON_COMPACT);
     return 0;
@@ -173,18 +123,18 @@ static int decode_env(const json_t *body, struct spec *s, struct err *e)
     const char *key;
     json_t *value;
 
-    if (member(body, "env", JSON_OBJECT, &env, e) < 0)
+    if (json_member(body, "env", JSON_OBJECT, &env, e) < 0)
         return -1;
     if (!env || json_object_size(env) == 0)
         return 0;
     if (json_object_size(env) > MAX_ENV)
-        return bad(e, NULL, "has too many members", "env");
+        return json_bad(e, NULL, "has too many members", "env");
     json_object_foreach((json_t *)(uintptr_t)env, key, value)
     {
         if (*key == '\0' || strchr(key, '='))
-            return bad(e, NULL, "holds a name that is empty or has a '='", "env");
+            return json_bad(e, NULL, "holds a name that is empty or has a '='", "env");
         if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value))
-            return bad(e, "Bad Request", "must hold strings", "env");
+            return json_bad(e, "Bad Request", "must hold strings", "env");
     }
     s->env = json_dumps(env, JSON_COMPACT);
     return 0;
@@ -213,21 +163,21 @@ static int decode_tags(const json_t *body, struct spec *s, struct err *e)
     const char *key;
     json_t *value;
 
-    if (member(body, "tags", JSON_OBJECT, &tags, e) < 0)
+    if (json_member(body, "tags", JSON_OBJECT, &tags, e) < 0)
         return -1;
     if (!tags || json_object_size(tags) == 0)
         return 0;
     if (json_object_size(tags) > MAX_TAGS)
-        return bad(e, NULL, "may hold at most 50", "tags");
+        return json_bad(e, NULL, "may hold at most 50", "tags");
     s->tags = mem_zalloc(json_object_size(tags), sizeof(*s->tags));
     json_object_foreach((json_t *)(uintptr_t)tags, key, value)
     {
         const char *text = json_string_value(value);
 
         if (!text)
-            return bad(e, "Bad Request", "must hold strings", "tags");
+            return json_bad(e, "Bad Request", "must hold strings", "tags");
         if (!tag_text_is_valid(key, 1, MAX_TAG_KEY) || !tag_text_is_valid(text, 0, MAX_TAG_VALUE))
-            return bad(e,
+            return json_bad(e,
                        NULL,
                        "may hold letters, digits, blanks and _ . : / = + @ -, keys of 1 to 128 and "
                        "values of up to 256 characters",
@@ -238,13 +188,27 @@ static int decode_tags(const json_t *body, struct spec *s, struct err *e)
     return 0;
 }
 
+/* A word of the contract that this build has no driver for, or no word of it. */
+static int refuse_hypervisor(const char *name, struct err *e)
+{
+    static const char *const known[] = {"cloud-hypervisor", "firecracker", "vz"};
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (strcmp(name, known[i]) == 0)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "hypervisor %s is not available in this version; see GET /capabilities",
+                           name);
+    }
+    return json_bad(e, "Bad Request", "names no hypervisor", "hypervisor");
+}
+
 static int decode_hypervisor(const struct api *api, const json_t *body, struct spec *s,
                              struct err *e)
 {
     const char *name;
     struct err why = {0};
 
-    if (text_member(body, "hypervisor", &name, e) < 0)
+    if (json_text_member(body, "hypervisor", &name, e) < 0)
         return -1;
     s->driver = name && *name ? vmm_find(name) : api->default_driver;
     if (!s->driver && name && *name)
@@ -293,10 +257,10 @@ static int decode_image(const struct api *api, const json_t *body, struct spec *
     const struct image *image;
     const char *text;
 
-    if (text_member(body, "image", &text, e) < 0)
+    if (json_text_member(body, "image", &text, e) < 0)
         return -1;
     if (!text || !*text)
-        return bad(e, "Bad Request", "is required", "image");
+        return json_bad(e, "Bad Request", "is required", "image");
     image = catalog_resolve(api->world->images, text, e);
     if (!image && e->code == ERR_NOT_FOUND)
         return err_wrap(e, "image %.200s (import it with \"hypeman image import\")", text);
@@ -310,72 +274,16 @@ static int decode_image(const struct api *api, const json_t *body, struct spec *
                : err_set(e, ERR_INVALID, "the configuration of image %s is too large", image->name);
 }
 
-/* Parts of the contract that this build does not have yet: refused, not silently dropped. */
-static int refuse_what_is_missing(const json_t *body, struct err *e)
-{
-    static const char *const lists[] = {"volumes", "devices", "credentials"};
-    static const char *const settings[] = {"gpu", "expires_at", "disk_io_bps"};
-    const json_t *network = json_object_get(body, "network");
-    const char *ttl = json_string_value(json_object_get(body, "ttl"));
-    int64_t ttl_ms = 0;
-
-    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
-        const json_t *v = json_object_get(body, lists[i]);
-
-        if (json_array_size(v) > 0 || json_object_size(v) > 0)
-            return err_set(e, ERR_UNSUPPORTED, "%s: not available in this version", lists[i]);
-    }
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-        const json_t *v = json_object_get(body, settings[i]);
-
-        if (v && !json_is_null(v))
-            return err_set(e, ERR_UNSUPPORTED, "%s: not available in this version", settings[i]);
-    }
-    if (ttl && !parse_duration_ms(ttl, &ttl_ms))
-        return bad(e, "invalid_ttl", "is not a duration such as 30m", "ttl");
-    if (ttl_ms > 0)
-        return err_set(e, ERR_UNSUPPORTED, "ttl: not available in this version");
-    if (json_is_true(json_object_get(json_object_get(body, "auto_standby"), "enabled")) ||
-        json_is_true(json_object_get(json_object_get(network, "egress"), "enabled")) ||
-        json_object_get(network, "bandwidth_download") ||
-        json_object_get(network, "bandwidth_upload"))
-        return err_set(
-            e,
-            ERR_UNSUPPORTED,
-            "auto_standby, egress rules and bandwidth limits: not available in this version");
-    return 0;
-}
-
-static const char *word(const json_t *body, const char *object, const char *key)
-{
-    return json_string_value(json_object_get(json_object_get(body, object), key));
-}
-
-static int refuse_policies(const json_t *body, struct err *e)
-{
-    const char *health = word(body, "health_check", "type");
-    const char *restart = word(body, "restart_policy", "policy");
-
-    if (health && strcmp(health, "none") != 0)
-        return err_set(e, ERR_UNSUPPORTED, "health_check: not available in this version");
-    if (restart && strcmp(restart, "never") != 0)
-        return err_set(e, ERR_UNSUPPORTED, "restart_policy: not available in this version");
-    if (json_is_true(json_object_get(
-            json_object_get(json_object_get(body, "snapshot_policy"), "compression"), "enabled")))
-        return err_set(e, ERR_UNSUPPORTED, "snapshot_policy: not available in this version");
-    return 0;
-}
-
 static int decode_name(const json_t *body, struct spec *s, struct err *e)
 {
     const char *name;
 
-    if (text_member(body, "name", &name, e) < 0)
+    if (json_text_member(body, "name", &name, e) < 0)
         return -1;
     if (!name)
-        return bad(e, "Bad Request", "is required", "name");
+        return json_bad(e, "Bad Request", "is required", "name");
     if (!name_is_valid(name))
-        return bad(e,
+        return json_bad(e,
                    "Bad Request",
                    "must be 1 to 63 lower-case letters, digits and dashes, and begin and end with "
                    "a letter or digit",
@@ -388,10 +296,10 @@ static int decode_platform(const json_t *body, struct err *e)
 {
     const char *platform;
 
-    if (text_member(body, "platform", &platform, e) < 0)
+    if (json_text_member(body, "platform", &platform, e) < 0)
         return -1;
     if (platform && *platform && strcmp(platform, "linux/amd64") != 0)
-        return bad(e, "invalid_platform", "must be linux/amd64 on this host", "platform");
+        return json_bad(e, "invalid_platform", "must be linux/amd64 on this host", "platform");
     return 0;
 }
 
@@ -404,12 +312,13 @@ static int decode_all(const struct api *api, const json_t *body, struct spec *s,
         decode_env(body, s, e) < 0 || decode_tags(body, s, e) < 0 ||
         args_member(body, "entrypoint", &s->entrypoint, e) < 0 ||
         args_member(body, "cmd", &s->cmd, e) < 0 ||
-        bool_member(body, "skip_guest_agent", false, &s->skip_guest_agent, e) < 0 ||
-        bool_member(body, "skip_kernel_headers", false, &s->skip_kernel_headers, e) < 0 ||
-        member(body, "network", JSON_OBJECT, &network, e) < 0 ||
-        bool_member(network, "enabled", true, &s->network_enabled, e) < 0)
+        json_bool_member(body, "skip_guest_agent", false, &s->skip_guest_agent, e) < 0 ||
+        json_bool_member(body, "skip_kernel_headers", false, &s->skip_kernel_headers, e) < 0 ||
+        json_member(body, "network", JSON_OBJECT, &network, e) < 0)
         return -1;
-    if (refuse_what_is_missing(body, e) < 0 || refuse_policies(body, e) < 0)
+    if (json_bool_member(network, "enabled", true, &s->network_enabled, e) < 0)
+        return err_wrap(e, "network");
+    if (spec_refuse_planned(body, e) < 0)
         return -1;
     return decode_hypervisor(api, body, s, e) < 0 ? -1 : decode_image(api, body, s, e);
 }
@@ -419,7 +328,7 @@ struct spec *spec_decode(const struct api *api, const json_t *body, struct err *
     struct spec *s;
 
     if (!body) {
-        bad(e, "Bad Request", "is required", "a JSON body");
+        json_bad(e, "Bad Request", "is required", "a JSON body");
         return NULL;
     }
     s = spec_new();

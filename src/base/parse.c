@@ -51,6 +51,48 @@ bool parse_size(const char *s, uint64_t *out_bytes)
     return true;
 }
 
+/* "100M" of bits: decimal multiples, whole numbers. */
+static bool parse_bits(const char *s, size_t len, uint64_t *out)
+{
+    char number[24];
+    uint64_t scale = 1;
+    uint64_t v;
+    const char *found;
+
+    if (len == 0 || len >= sizeof(number))
+        return false;
+    memcpy(number, s, len);
+    number[len] = '\0';
+    found = memchr(units, number[len - 1] & ~0x20, 4); /* K M G T */
+    if (found) {
+        number[len - 1] = '\0';
+        for (const char *u = units; u <= found; u++)
+            scale *= 1000;
+    }
+    return parse_u64(number, 0, UINT64_MAX, &v) && !ckd_mul(out, v, scale);
+}
+
+bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s)
+{
+    size_t n = strlen(s);
+    char size[24];
+    uint64_t v;
+
+    if (n > 3 && strcasecmp(s + n - 3, "bps") == 0) {
+        if (!parse_bits(s, n - 3, &v))
+            return false;
+        *out_bytes_per_s = v / 8;
+        return true;
+    }
+    if (n > 2 && (strcasecmp(s + n - 2, "/s") == 0 || strcasecmp(s + n - 2, "ps") == 0))
+        n -= 2;
+    if (n >= sizeof(size))
+        return false;
+    memcpy(size, s, n);
+    size[n] = '\0';
+    return parse_size(size, out_bytes_per_s);
+}
+
 const char *size_text(uint64_t bytes, char out[SIZE_TEXT_SIZE])
 {
     for (int i = (int)sizeof(units) - 2; i >= 0; i--) {

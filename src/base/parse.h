@@ -18,7 +18,13 @@ bool parse_u64(const char *s, uint64_t min, uint64_t max, uint64_t *out);
 bool parse_size(const char *s, uint64_t *out_bytes);
 
 /*
- * The same, printed as upstream prints it: one decimal, and the next unit only
+ * A rate in bytes per second, as upstream takes it: "...bps" is bits with decimal
+ * multiples ("1Gbps"); else a size with binary ones, with or without "/s".
+ */
+bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s);
+
+/*
+ * A size, printed as upstream prints it: one decimal, and the next unit only
  * when the value is strictly greater than it, so 1 GiB is "1024.0 MB".
  */
 enum { SIZE_TEXT_SIZE = 24 };

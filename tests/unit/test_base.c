@@ -159,6 +159,26 @@ static void sizes_read_and_print_as_upstream_does(void **state)
         assert_string_equal(size_text(printed[i].bytes, text), printed[i].text);
 }
 
+static void rates_read_as_upstream_reads_them(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t rate;
+    } good[] = {{"1Gbps", 125000000}, {"8bps", 1}, {"100kbps", 12500}, {"10MB/s", 10 << 20},
+                {"10MBps", 10 << 20}, {"512", 512}};
+    static const char *const bad[] = {"", "x", "bps", "-1bps", "1.5Gbps", "1Xbps", "/s",
+                                      "99999999999999Tbps"};
+    uint64_t v;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        assert_true(parse_bandwidth(good[i].text, &v));
+        assert_true(v == good[i].rate);
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_false(parse_bandwidth(bad[i], &v));
+}
+
 static void durations_read_as_in_go(void **state)
 {
     static const struct {
@@ -347,6 +367,7 @@ int main(void)
         checked_test(numbers_are_parsed_strictly),
         checked_test(paths_stay_beneath_their_root),
         checked_test(sizes_read_and_print_as_upstream_does),
+        checked_test(rates_read_as_upstream_reads_them),
         checked_test(durations_read_as_in_go),
         checked_test(times_survive_the_round_trip),
         checked_test(what_the_writer_writes_jansson_reads),
