@@ -163,14 +163,15 @@ static int try_connect(const struct op *op, int fd, const struct sockaddr *to, s
 /* Both return the fd, or -1 with either *e or *sys_out set. */
 static int connect_unix(const struct op *op, const struct client *c, int *sys_out, struct err *e)
 {
-    auto_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_un to = {.sun_family = AF_UNIX};
+    auto_close int fd = -1;
 
-    if (fd < 0)
-        return err_errno(e, "socket");
     if (strlen(c->where) >= sizeof(to.sun_path))
         return err_set(e, ERR_INVALID, "the socket's path is too long: %s", c->where);
     memcpy(to.sun_path, c->where, strlen(c->where));
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_errno(e, "socket");
     if (try_connect(op, fd, (const struct sockaddr *)&to, sizeof(to), sys_out, e) < 0 || *sys_out)
         return -1;
     return take_fd(&fd);

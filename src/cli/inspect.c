@@ -19,7 +19,10 @@ static void mask_env(const json_t *instance)
     const char *key;
     json_t *value;
 
-    json_object_foreach(env, key, value) json_object_set_new(env, key, json_string("***"));
+    json_object_foreach(env, key, value)
+    {
+        json_object_set_new(env, key, json_string("***"));
+    }
 }
 
 static int inspect_one(void *ctx, const char *name)

@@ -21,7 +21,7 @@ static struct {
     char what[120];
 } line;
 
-static void set_text(const char *fmt, va_list ap)
+static void __attribute__((format(printf, 1, 0))) set_text(const char *fmt, va_list ap)
 {
     (void)vsnprintf(line.what, sizeof(line.what), fmt, ap);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/response.h"
 
+#include <assert.h>
 #include <string.h>
 #include <strings.h>
 
@@ -158,6 +159,7 @@ static ssize_t feed_body(struct response *r, const char *data, size_t len,
 {
     size_t n = r->state == RESPONSE_REST || len < r->left ? len : (size_t)r->left;
 
+    assert(sink && "a body needs a sink");
     if (sink->data(sink->ctx, data, n, e) < 0)
         return -1;
     if (r->state == RESPONSE_REST)

@@ -54,7 +54,8 @@ void response_fini(struct response *r);
 /*
  * Takes bytes and returns how many it used, or -1. It stops where the head
  * ends, so that the caller can look at it before the first body byte, and where
- * the answer ends. Call it until it used everything or is_done.
+ * the answer ends. Call it until it used everything or is_done. sink may be
+ * NULL as long as there is no head.
  */
 ssize_t response_feed(struct response *r, const char *data, size_t len,
                       const struct response_sink *sink, struct err *e);

@@ -73,7 +73,10 @@ static int all_names(struct argv *names)
     list = session_get("/instances", &e);
     if (!list)
         return report(&e);
-    json_array_foreach(list, i, row) argv_push(names, text_of(row, "name"));
+    json_array_foreach(list, i, row)
+    {
+        argv_push(names, text_of(row, "name"));
+    }
     return CLI_OK;
 }
 

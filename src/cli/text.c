@@ -152,8 +152,7 @@ const char *age_text(const char *since, char out[AGE_SIZE])
         int64_t below; /* seconds */
         int64_t unit;
         char letter;
-    } steps[] = {
-        {120, 1, 's'}, {120 * 60, 60, 'm'}, {48 * 3600, 3600, 'h'}, {INT64_MAX, 86400, 'd'}};
+    } steps[] = {{120, 1, 's'}, {7200, 60, 'm'}, {172800, 3600, 'h'}, {INT64_MAX, 86400, 'd'}};
     int64_t at;
     int64_t age;
     size_t i = 0;
