@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "agent/channel.h"
@@ -303,6 +304,7 @@ static _Noreturn void end(struct agent *a)
     (void)kill(-1, SIGKILL);
     while (a->epoll_fd >= 0 && reap(a) && clock_ms() < until)
         turn(a, until);
+    (void)tcdrain(STDOUT_FILENO); /* its last words, before the machine resets */
     if (a->writable_fd >= 0)
         rootfs_close(a->writable_fd);
     /* The log is the workload's: not a word of the kernel's about restarting. */

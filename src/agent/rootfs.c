@@ -160,6 +160,7 @@ int rootfs_enter(struct err *e)
         return err_errno(e, "open the writable disk");
     if (switch_root(e) < 0)
         return -1;
+    (void)mkdir("/etc", 0755); /* an image of one file has not even that */
     if (mkdir("/tmp", 0700) == 0)
         (void)chmod("/tmp", 01777);
     return take_fd(&writable_fd);

@@ -167,6 +167,12 @@ def test_an_identity_is_taken_on(boot):
     assert "random pool" not in guest.output() and "identity frame" in guest.output()
 
 
+def test_the_last_line_of_much_output_is_in_the_log(boot):
+    guest = boot(shell("seq 1 3000; printf 'no newline'"))
+    assert guest.wait() == 0
+    assert guest.output() == "".join(f"{n}\n" for n in range(1, 3001)) + "no newline"
+
+
 def test_running_out_of_memory_is_said(boot):
     guest = boot(["dd", "if=/dev/zero", "of=/dev/null", "bs=70M", "count=1"], memory=128)
     guest.wait()
