@@ -25,8 +25,8 @@
 
 enum {
     CHUNK = 64 * 1024,
-    LINE_MAX_BYTES = 64 * 1024, /* longer ones are sent in pieces */
-    BUFFERED_MAX = 1024 * 1024,
+    LINE_MAX_BYTES = 256 * 1024, /* longer ones are sent in pieces */
+    BUFFERED_MAX = 2 * 1024 * 1024,
     TAIL_DEFAULT = 100,
     TAIL_MAX = 1000000,
     TAIL_BYTES = 16 * 1024 * 1024, /* how far back a tail looks */

@@ -11,7 +11,7 @@ int json_bad(struct err *e, const char *slug, const char *text, const char *what
 
 /* Member access that refuses another type. Absent and null are the same: NULL. */
 int json_member(const json_t *body, const char *key, json_type type, const json_t **out,
-                  struct err *e)
+                struct err *e)
 {
     static const char *const names[] = {
         [JSON_OBJECT] = "must be an object",
@@ -43,8 +43,7 @@ int json_text_member(const json_t *body, const char *key, const char **out, stru
                : 0;
 }
 
-int json_bool_member(const json_t *body, const char *key, bool otherwise, bool *out,
-                       struct err *e)
+int json_bool_member(const json_t *body, const char *key, bool otherwise, bool *out, struct err *e)
 {
     const json_t *v;
 

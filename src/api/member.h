@@ -14,8 +14,7 @@
 int json_member(const json_t *body, const char *key, json_type type, const json_t **out,
                 struct err *e); /* JSON_TRUE stands for a boolean */
 int json_text_member(const json_t *body, const char *key, const char **out, struct err *e);
-int json_bool_member(const json_t *body, const char *key, bool otherwise, bool *out,
-                     struct err *e);
+int json_bool_member(const json_t *body, const char *key, bool otherwise, bool *out, struct err *e);
 
 /* "<what> <text>", with the API's word for it (NULL: invalid_request). Returns -1. */
 int json_bad(struct err *e, const char *slug, const char *text, const char *what);

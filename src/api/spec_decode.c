@@ -70,9 +70,9 @@ static int decode_sizes(const struct api *api, const json_t *body, struct spec *
         return -1;
     if (s->hotplug_bytes > l->max_memory_bytes - s->memory_bytes)
         return json_bad(e,
-                   "invalid_hotplug_size",
-                   "together with size passes the limit of one instance",
-                   "hotplug_size");
+                        "invalid_hotplug_size",
+                        "together with size passes the limit of one instance",
+                        "hotplug_size");
     /* A raw disk is made of whole blocks. */
     s->overlay_bytes &= ~4095ULL;
     s->memory_bytes &= ~((2ULL << 20) - 1);
@@ -177,11 +177,12 @@ static int decode_tags(const json_t *body, struct spec *s, struct err *e)
         if (!text)
             return json_bad(e, "Bad Request", "must hold strings", "tags");
         if (!tag_text_is_valid(key, 1, MAX_TAG_KEY) || !tag_text_is_valid(text, 0, MAX_TAG_VALUE))
-            return json_bad(e,
-                       NULL,
-                       "may hold letters, digits, blanks and _ . : / = + @ -, keys of 1 to 128 and "
-                       "values of up to 256 characters",
-                       "tags");
+            return json_bad(
+                e,
+                NULL,
+                "may hold letters, digits, blanks and _ . : / = + @ -, keys of 1 to 128 and "
+                "values of up to 256 characters",
+                "tags");
         s->tags[s->n_tags++] = (struct tag){mem_strdup(key), mem_strdup(text)};
     }
     qsort(s->tags, s->n_tags, sizeof(*s->tags), by_key);
@@ -195,7 +196,8 @@ static int refuse_hypervisor(const char *name, struct err *e)
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(name, known[i]) == 0)
-            return err_set(e, ERR_UNSUPPORTED,
+            return err_set(e,
+                           ERR_UNSUPPORTED,
                            "hypervisor %s is not available in this version; see GET /capabilities",
                            name);
     }
@@ -212,10 +214,7 @@ static int decode_hypervisor(const struct api *api, const json_t *body, struct s
         return -1;
     s->driver = name && *name ? vmm_find(name) : api->default_driver;
     if (!s->driver && name && *name)
-        return err_set(e,
-                       ERR_UNSUPPORTED,
-                       "there is no hypervisor called \"%.40s\" here; see GET /capabilities",
-                       name);
+        return refuse_hypervisor(name, e);
     if (!s->driver)
         return err_set(
             e, ERR_UNSUPPORTED, "this host can run no hypervisor; see GET /capabilities");
@@ -283,11 +282,12 @@ static int decode_name(const json_t *body, struct spec *s, struct err *e)
     if (!name)
         return json_bad(e, "Bad Request", "is required", "name");
     if (!name_is_valid(name))
-        return json_bad(e,
-                   "Bad Request",
-                   "must be 1 to 63 lower-case letters, digits and dashes, and begin and end with "
-                   "a letter or digit",
-                   "name");
+        return json_bad(
+            e,
+            "Bad Request",
+            "must be 1 to 63 lower-case letters, digits and dashes, and begin and end with "
+            "a letter or digit",
+            "name");
     memcpy(s->name, name, strlen(name) + 1);
     return 0;
 }

@@ -25,11 +25,12 @@ static int check_volumes(const json_t *body, struct err *e)
 
     if (json_member(body, "volumes", JSON_ARRAY, &list, e) < 0)
         return -1;
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         if (!json_is_string(json_object_get(item, "volume_id")) ||
             !json_is_string(json_object_get(item, "mount_path")))
-            return json_bad(e, "Bad Request", "must hold objects with volume_id and mount_path",
-                            "volumes");
+            return json_bad(
+                e, "Bad Request", "must hold objects with volume_id and mount_path", "volumes");
     }
     return json_array_size(list) ? not_yet(e, "volumes") : 0;
 }
@@ -46,7 +47,8 @@ static int check_devices(const json_t *body, struct err *e)
         json_member(body, "gpu", JSON_OBJECT, &gpu, e) < 0 ||
         json_member(body, "credentials", JSON_OBJECT, &credentials, e) < 0)
         return -1;
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         if (!json_is_string(item))
             return json_bad(e, "Bad Request", "must hold strings", "devices");
     }
@@ -141,8 +143,8 @@ static int check_auto_standby(const json_t *body, struct err *e)
         json_text_member(policy, "idle_timeout", &idle, e) < 0)
         return err_wrap(e, "auto_standby");
     if (idle && !parse_duration_ms(idle, &ms))
-        return json_bad(e, "invalid_auto_standby", "is not a duration such as 5m",
-                        "auto_standby.idle_timeout");
+        return json_bad(
+            e, "invalid_auto_standby", "is not a duration such as 5m", "auto_standby.idle_timeout");
     return enabled ? not_yet(e, "auto_standby") : 0;
 }
 

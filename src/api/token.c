@@ -286,8 +286,9 @@ static bool read_claims(const json_t *doc, int64_t now, struct token_claims *out
 /* Tokens of the registry and of builders are signed with the same secret and open nothing here. */
 static bool is_other_kind(const json_t *doc, const struct token_claims *claims)
 {
-    return json_object_get(doc, "repos") || json_object_get(doc, "scope") ||
-           json_object_get(doc, "build_id") || strncmp(claims->subject, "builder-", 8) == 0;
+    return json_object_get(doc, "repos") || json_object_get(doc, "repo_access") ||
+           json_object_get(doc, "scope") || json_object_get(doc, "build_id") ||
+           strncmp(claims->subject, "builder-", 8) == 0;
 }
 
 int token_verify(const char *text, const char *secret, int64_t now, struct token_claims *out,

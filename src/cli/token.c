@@ -36,9 +36,9 @@ static int find_secret(const char *file, const char *dir, struct buf *out, struc
     return -1;
 }
 
-static int list_scopes(void)
+static int list_scopes(const char *wrong)
 {
-    fputs("hypeman token: the permissions are *", stderr);
+    fprintf(stderr, "hypeman token: there is no permission %s; the permissions are *", wrong);
     for (uint32_t scope = 1; scope < SCOPE_ALL; scope <<= 1)
         fprintf(stderr, " %s", token_scope_name(scope));
     fputc('\n', stderr);
@@ -70,7 +70,7 @@ static int make_token(const struct argv *permissions, int64_t ttl_ms, const char
         uint32_t scope;
 
         if (!token_scope_parse(permissions->v[i], &scope))
-            return list_scopes();
+            return list_scopes(permissions->v[i]);
         claims.scopes |= scope;
     }
     return print_token(&claims, secret);

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "daemon/config.h"
 #include "daemon/datadir.h"
 #include "image/catalog.h"
@@ -296,7 +297,7 @@ static void set_up_api(struct daemon *d)
     d->api = (struct api){
         .world = &d->world,
         .default_driver = choose_default(d),
-        .version = HYPEMAN_VERSION,
+        .version = version_commit,
         .secret = *d->config.jwt_secret ? d->config.jwt_secret : buf_str(&d->secret),
         .own_uid = geteuid(),
         .admin_gid = group ? group->gr_gid : (gid_t)-1,

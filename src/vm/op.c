@@ -88,7 +88,9 @@ static void undo_done(struct job *job)
 
     if (row && !row->holder)
         exit_note_store(op->world, row); /* over what the late result wrote */
-    err_set(&op->err, ERR_PREEMPTED, "the instance was stopped or deleted before the %s was done",
+    err_set(&op->err,
+            ERR_PREEMPTED,
+            "the instance was stopped or deleted before the %s was done",
             op->verb->name);
     answer(op, NULL);
 }
@@ -99,7 +101,8 @@ static void undo(struct vm_op *op)
     struct err e = {0};
 
     log_info("the %s of instance %s came back after the instance was taken from it; undoing it",
-             op->verb->name, op->id);
+             op->verb->name,
+             op->id);
     op->job.run = undo_run;
     op->job.done = undo_done;
     op->job.kind = VM_JOB_STOP;
