@@ -126,8 +126,8 @@ def test_what_cannot_be_attached_is_refused_rather_than_left_out(api, fields):
 
 
 def test_a_body_over_the_limit(api):
-    refused(api, 413, None, json.dumps(GOOD | {"later": "x" * (4 << 20)}))
-    refused(api, 413, None, json.dumps({"cmd": ["x" * (4 << 20)]}), path="/instances/none/start")
+    refused(api, 413, "Request Entity Too Large", json.dumps(GOOD | {"later": "x" * (4 << 20)}))
+    refused(api, 413, "Request Entity Too Large", json.dumps({"cmd": ["x" * (4 << 20)]}), path="/instances/none/start")
 
 
 @pytest.mark.parametrize("query", ["state=Bogus", "state=running", "state=Running%00"])

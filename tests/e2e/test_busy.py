@@ -50,7 +50,7 @@ def test_a_delete_during_a_stop_wins(api):
     stop = begin(api, "POST", f"/instances/{key}/stop")
     busy_with(api, f"/instances/{key}/start")
     api.delete(f"/instances/{key}", graceful_shutdown=False)
-    assert stop.result().status in (404, 409)
+    assert stop.result().status in (200, 404, 409)  # 200: the delete cut its grace, and it was done first
     api.fails(404, "not_found", "GET", f"/instances/{key}")
 
 
