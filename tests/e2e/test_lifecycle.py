@@ -140,7 +140,7 @@ def test_both_machines_of_qemu_run_it(api, hypervisor):
 
 def test_the_command_line_does_the_same(daemon):
     made = daemon.cli("run", "--name", "by-cli", "--memory", "256MB", "--overlay-size", "64MB",
-                      "--entrypoint", "/bin/sh", IMAGE, "--", "-c", "echo from the guest; exit 4")
+                      "--entrypoint", "/bin/sh", IMAGE, "-c", "echo from the guest; exit 4")
     key = made.stdout.split()[-1]
     assert daemon.cli("wait", "by-cli", "--state", "Stopped").returncode == 0
     assert "by-cli" in daemon.cli("ps", "-a").stdout

@@ -88,8 +88,7 @@ def test_a_vm_that_is_killed_under_the_daemon_is_stopped_at_once(own_daemon):
     made = d.api.run(name="killed")
     waiter = Background(d.api.wait, "killed", "Stopped")
     os.kill(d.vm_pid(made["id"]), signal.SIGKILL)
-    assert waiter.result(5)["exit_code"] is not None
-    assert d.api.get("/instances/killed")["exit_message"]
+    assert waiter.result(5)["exit_message"]  # there is no exit code of the program, but a reason
 
 
 @pytest.mark.core
@@ -101,8 +100,10 @@ def test_what_belongs_to_nobody_is_swept(own_daemon):
     orphan.mkdir()
     (orphan / "overlay.raw").write_bytes(b"x" * 4096)
     (d.data / "instances" / ".tmp-half-made").mkdir()
-    process = subprocess.Popen(["sleep", "1000"], cwd=orphan, start_new_session=True)
-    outside = subprocess.Popen(["sleep", "1000"], cwd=d.root)  # not ours: must be let alone
+    # A VMM that no record knows; and one that lives elsewhere, which is not ours to end.
+    idle = ["qemu-system-x86_64", "-machine", "none", "-S", "-nodefaults", "-display", "none"]
+    process = subprocess.Popen(idle, cwd=orphan, start_new_session=True)
+    outside = subprocess.Popen(idle, cwd=d.root, start_new_session=True)
     try:
         d.start()
         process.wait(10)
