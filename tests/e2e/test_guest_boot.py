@@ -173,6 +173,14 @@ def test_the_last_line_of_much_output_is_in_the_log(boot):
     assert guest.output() == "".join(f"{n}\n" for n in range(1, 3001)) + "no newline"
 
 
+def test_an_idle_agent_does_not_run_while_no_host_is_connected(boot):
+    """The port is readable and hung up then, all the time."""
+    guest = boot(shell("c() { cut -d' ' -f14,15 /proc/1/stat; }; sleep 0.5; c; sleep 2; c"))
+    assert guest.wait() == 0
+    before, after = (sum(map(int, line.split())) for line in guest.output().splitlines())
+    assert after - before <= 5  # hundredths of a second
+
+
 def test_running_out_of_memory_is_said(boot):
     guest = boot(["dd", "if=/dev/zero", "of=/dev/null", "bs=70M", "count=1"], memory=128)
     guest.wait()
