@@ -29,11 +29,8 @@ int api_authorize(const struct api *api, const struct http_request *req, uint32_
     if (!token || token_verify(token, api->secret, wall_us() / 1000000, &claims, e) < 0)
         return -1;
     missing = scopes & ~claims.scopes;
-    if (missing) {
-        const char *name = token_scope_name(missing & -missing);
-
-        return err_set(
-            e, ERR_DENIED, "missing required scope: %s", scopes == SCOPE_ALL ? "*" : name);
-    }
-    return 0;
+    if (!missing)
+        return 0;
+    return err_set(e, ERR_DENIED, "missing required scope: %s",
+                   missing & SCOPE_UNLIMITED ? "*" : token_scope_name(missing & -missing));
 }

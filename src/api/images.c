@@ -16,13 +16,24 @@ static void put_image(void *arg, const struct image *image)
     image_write(arg, NULL, image);
 }
 
+static void note_tag_filter(void *arg, const char *key, const char *value)
+{
+    bool *by_tag = arg;
+
+    (void)value;
+    *by_tag = *by_tag || strncmp(key, "tags[", 5) == 0;
+}
+
 void api_images_list(struct call *c)
 {
     struct buf json = BUF(IMAGE_LIST_MAX);
     struct jout j = JOUT(&json);
+    bool by_tag = false;
 
+    http_each_query(c->http, note_tag_filter, &by_tag);
     jout_open(&j, NULL, '[');
-    catalog_each(c->api->world->images, put_image, &j);
+    if (!by_tag) /* no image carries a tag yet, so none passes a filter by one */
+        catalog_each(c->api->world->images, put_image, &j);
     jout_close(&j, ']');
     call_reply(c, 200, &json);
 }

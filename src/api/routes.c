@@ -18,7 +18,7 @@ const struct route api_routes[] = {
     {"GET", "/debug/traces", SCOPE_RESOURCE_READ, NO_BODY, api_debug_traces},
     {"GET", "/images", SCOPE_IMAGE_READ, NO_BODY, api_images_list},
     {"POST", "/images", SCOPE_IMAGE_WRITE, JSON_BODY, api_planned},
-    {"POST", "/images/import", SCOPE_ALL, JSON_BODY, api_images_import},
+    {"POST", "/images/import", SCOPE_UNLIMITED, JSON_BODY, api_images_import},
     {"GET", "/images/{name}", SCOPE_IMAGE_READ, NO_BODY, api_images_get},
     {"DELETE", "/images/{name}", SCOPE_IMAGE_DELETE, NO_BODY, api_images_delete},
     {"POST", "/images/{name}/tag", SCOPE_IMAGE_WRITE, JSON_BODY, api_planned},

@@ -27,7 +27,7 @@ static const char *const scope_names[] = {
     "ingress:delete", "resource:read",
 };
 enum { N_SCOPES = sizeof(scope_names) / sizeof(scope_names[0]) };
-_Static_assert(SCOPE_ALL == (1 << N_SCOPES) - 1, "scope_names[] misses a scope");
+_Static_assert(SCOPE_UNLIMITED == 1 << N_SCOPES, "scope_names[] misses a scope");
 
 bool token_scope_parse(const char *word, uint32_t *out)
 {

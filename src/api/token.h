@@ -42,7 +42,8 @@ enum token_scope {
     SCOPE_INGRESS_WRITE = 1 << 19,
     SCOPE_INGRESS_DELETE = 1 << 20,
     SCOPE_RESOURCE_READ = 1 << 21,
-    SCOPE_ALL = (1 << 22) - 1, /* "*", and a token without the claim */
+    SCOPE_UNLIMITED = 1 << 22,  /* no list of the others grants it */
+    SCOPE_ALL = (1 << 23) - 1, /* "*", and a token without the claim */
 };
 
 enum { TOKEN_SUBJECT_SIZE = 128, TOKEN_MAX = 8192 };

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -85,7 +86,11 @@ static int run_mke2fs(const struct op *op, int dir_fd, const char *name, struct 
     argv_push(&argv, "lazy_itable_init=0,lazy_journal_init=1");
     argv_push(&argv, name);
     spec.cwd_fd = dir_fd;
-    return proc_run(op, &spec, &output, e);
+    if (proc_run(op, &spec, &output, e) == 0)
+        return 0;
+    if (strstr(e->msg, strerrordesc_np(ENOSPC))) /* a program's words are all it leaves us */
+        e->code = ERR_NO_SPACE;
+    return -1;
 }
 
 /* Under a name of its own, renamed last: two starts may make the same template at once. */
