@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hypeman-bench NAME [--json] [--iters N]: one benchmark, its table or one JSON object. */
+/* hypeman-bench NAME [--json] [--iters N]: one benchmark, its table or one JSON object; "list"
+ * names them. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ static const struct {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
 };
+
+enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
 
 static void cpu_model(char *out, size_t size)
 {
@@ -110,7 +113,7 @@ static void print_table(const struct bench *b)
 static void usage(void)
 {
     (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--hypeman BINARY]\n", stderr);
-    for (size_t i = 0; i < sizeof(benches) / sizeof(benches[0]); i++)
+    for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
 }
 
@@ -156,6 +159,11 @@ int main(int argc, char **argv)
     bool as_json = false;
     uint64_t n = 0;
 
+    if (argc == 2 && strcmp(argv[1], "list") == 0) {
+        for (size_t i = 0; i < N_BENCHES; i++)
+            (void)puts(benches[i].name);
+        return 0;
+    }
     if (argc == 2 && strcmp(argv[1], "linked") == 0) { /* for footprint: linked, and no more */
         (void)pause();
         return 0;
@@ -175,7 +183,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    for (size_t i = 0; argc > 1 && i < sizeof(benches) / sizeof(benches[0]); i++) {
+    for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;
             run(&b, benches[i].run, as_json);

@@ -81,12 +81,14 @@ static void push_kernel(struct argv *a, const struct vmm_host *host)
         push2(a, "-initrd", host->initramfs);
     argv_push(a, "-append");
     if (host->accel == VMM_TCG && host->tsc_khz)
-        argv_pushf(a,
-                   "console=ttyS0 reboot=t panic=-1 quiet no_timer_check cryptomgr.notests "
-                   "init_on_alloc=0 tsc_early_khz=%" PRIu64,
-                   host->tsc_khz);
+        argv_pushf(
+            a,
+            "console=ttyS0 reboot=t panic=-1 quiet loglevel=1 no_timer_check cryptomgr.notests "
+            "init_on_alloc=0 tsc_early_khz=%" PRIu64,
+            host->tsc_khz);
     else
-        argv_push(a, "console=ttyS0 reboot=t panic=-1 quiet no_timer_check cryptomgr.notests");
+        argv_push(
+            a, "console=ttyS0 reboot=t panic=-1 quiet loglevel=1 no_timer_check cryptomgr.notests");
 }
 
 static void push_socket(struct argv *a, const char *id, int fd)
