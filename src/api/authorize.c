@@ -31,6 +31,8 @@ int api_authorize(const struct api *api, const struct http_request *req, uint32_
     missing = scopes & ~claims.scopes;
     if (!missing)
         return 0;
-    return err_set(e, ERR_DENIED, "missing required scope: %s",
+    return err_set(e,
+                   ERR_DENIED,
+                   "missing required scope: %s",
                    missing & SCOPE_UNLIMITED ? "*" : token_scope_name(missing & -missing));
 }

@@ -18,6 +18,8 @@ void api_instances_get(struct call *c);
 void api_instances_delete(struct call *c);
 void api_instances_start(struct call *c);
 void api_instances_stop(struct call *c);
+void api_instances_standby(struct call *c);
+void api_instances_restore(struct call *c);
 
 /* api/wait.c */
 void api_instances_wait(struct call *c);

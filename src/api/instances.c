@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/member.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "vm/verbs.h"
@@ -171,6 +172,36 @@ void api_instances_stop(struct call *c)
 
     op->grace_ms = c->api->limits.stop_grace_ms;
     vm_op_begin(c->api->world, c->row, op);
+}
+
+/* Compression is asked for in the body, and is not there yet; asking for none of it is fine. */
+static int refuse_compression(const json_t *body, struct err *e)
+{
+    const json_t *compression;
+    const char *delay;
+    bool enabled;
+
+    if (json_member(body, "compression", JSON_OBJECT, &compression, e) < 0 ||
+        json_text_member(body, "compression_delay", &delay, e) < 0)
+        return -1;
+    if (json_bool_member(compression, "enabled", false, &enabled, e) < 0)
+        return err_wrap(e, "compression");
+    return enabled ? err_set(e, ERR_UNSUPPORTED, "compression: not available in this version") : 0;
+}
+
+void api_instances_standby(struct call *c)
+{
+    struct err e = {0};
+
+    if (refuse_compression(c->body, &e) < 0)
+        call_fail(c, &e);
+    else
+        vm_op_begin(c->api->world, c->row, vm_op_new(&verb_standby, answer_ok, c));
+}
+
+void api_instances_restore(struct call *c)
+{
+    vm_op_begin(c->api->world, c->row, vm_op_new(&verb_restore, answer_ok, c));
 }
 
 /* --- delete: a second one waits for the first --- */

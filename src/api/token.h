@@ -42,7 +42,7 @@ enum token_scope {
     SCOPE_INGRESS_WRITE = 1 << 19,
     SCOPE_INGRESS_DELETE = 1 << 20,
     SCOPE_RESOURCE_READ = 1 << 21,
-    SCOPE_UNLIMITED = 1 << 22,  /* no list of the others grants it */
+    SCOPE_UNLIMITED = 1 << 22, /* no list of the others grants it */
     SCOPE_ALL = (1 << 23) - 1, /* "*", and a token without the claim */
 };
 

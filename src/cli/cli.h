@@ -41,6 +41,8 @@ extern const struct cli_verb cli_rm;
 extern const struct cli_verb cli_run;
 extern const struct cli_verb cli_start;
 extern const struct cli_verb cli_stop;
+extern const struct cli_verb cli_standby;
+extern const struct cli_verb cli_restore;
 extern const struct cli_verb cli_token;
 extern const struct cli_verb cli_version;
 extern const struct cli_verb cli_wait;

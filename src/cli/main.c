@@ -14,6 +14,8 @@ static const struct cli_verb *const verbs[] = {
     &cli_logs,
     &cli_wait,
     &cli_stop,
+    &cli_standby,
+    &cli_restore,
     &cli_start,
     &cli_rm,
     &cli_image,

@@ -123,6 +123,7 @@ static int add_words(const struct run_flags *f, json_t *body, int argc, char **a
 /* argv is the image and the command. */
 static int make_body(const struct run_flags *f, json_t *body, int argc, char **argv)
 {
+    int skip;
     int rc;
 
     if (add_text(body, "image", argv[0]) < 0 || add_text(body, "name", f->name) < 0)
@@ -130,7 +131,11 @@ static int make_body(const struct run_flags *f, json_t *body, int argc, char **a
     rc = add_maps(f, body);
     if (rc == CLI_OK)
         rc = add_machine(f, body);
-    return rc == CLI_OK ? add_words(f, body, argc - 1, argv + 1) : rc;
+    if (rc != CLI_OK)
+        return rc;
+    /* "IMAGE -- CMD" is what people type who know other tools. */
+    skip = argc > 1 && strcmp(argv[1], "--") == 0 ? 2 : 1;
+    return add_words(f, body, argc - skip, argv + skip);
 }
 
 /* --- the call --- */

@@ -39,7 +39,7 @@ static int find_secret(const char *file, const char *dir, struct buf *out, struc
 static int list_scopes(const char *wrong)
 {
     fprintf(stderr, "hypeman token: there is no permission %s; the permissions are *", wrong);
-    for (uint32_t scope = 1; scope < SCOPE_ALL; scope <<= 1)
+    for (uint32_t scope = 1; scope < SCOPE_UNLIMITED; scope <<= 1)
         fprintf(stderr, " %s", token_scope_name(scope));
     fputc('\n', stderr);
     return CLI_MISUSE;

@@ -13,10 +13,12 @@
 
 #include "api/token.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "loop/op.h"
 
-enum { SECRET_BYTES = 32 };
+enum { SECRET_BYTES = 32, LOCK_WAIT_MS = 3000, LOCK_RETRY_MS = 20 };
 
 /* The directory and what leads to it, as mkdir -p does; ours is closed to others. */
 static int make_path(const char *path, struct err *e)
@@ -41,17 +43,23 @@ static int subdirectory(const struct datadir *d, const char *name, struct err *e
 
 static int take_lock(struct datadir *d, const char *path, struct err *e)
 {
+    struct op op = {clock_ms() + LOCK_WAIT_MS, -1};
+    struct err late = {0};
+
     d->lock_fd = openat(d->fd, ".hypeman.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (d->lock_fd < 0)
         return err_errno(e, "open the lock of %s", path);
-    if (flock(d->lock_fd, LOCK_EX | LOCK_NB) == 0)
-        return 0;
-    if (errno == EWOULDBLOCK)
-        return err_set(e,
-                       ERR_BUSY,
-                       "another hypeman works on %s; stop it, or choose another --data-dir",
-                       path);
-    return err_errno(e, "lock %s", path);
+    while (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        if (errno != EWOULDBLOCK)
+            return err_errno(e, "lock %s", path);
+        /* A daemon that was just killed may take a moment to be gone. */
+        if (op_sleep(&op, LOCK_RETRY_MS, &late) < 0)
+            return err_set(e,
+                           ERR_BUSY,
+                           "another hypeman works on %s; stop it, or choose another --data-dir",
+                           path);
+    }
+    return 0;
 }
 
 int datadir_open(struct datadir *d, const char *path, struct err *e)

@@ -19,6 +19,9 @@
 #include "base/parse.h"
 #include "vm/exit_note.h"
 #include "vm/live.h"
+#include "vm/snapshot.h"
+
+enum { RESUME_MS = 5000 };
 
 struct adoption {
     struct vm_world *w;
@@ -88,7 +91,7 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
 
     vm_run_enter(&row->run, VM_STOPPED, VM_BY_EXIT, wall_us());
     row->run.stopped_us = row->run.since_us;
-    if (dir_fd >= 0 && exit_note_find(dir_fd, row->run.incarnation, &record, &e) == 1)
+    if (dir_fd >= 0 && exit_note_find(dir_fd, row->run.boot, &record, &e) == 1)
         vm_run_set_exit(&row->run, record.code, record.message);
     else
         vm_run_set_end(&row->run, "the VM ended while the daemon was down");
@@ -98,23 +101,59 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
     log_info("instance %s (%s) ended while the daemon was down", row->id, row->spec->name);
 }
 
+/*
+ * The process of a standby or restore that a crash cut short may still be paused.
+ * What is left of the snapshot says so; the VM runs on, and the snapshot goes.
+ */
+static void run_on(const struct instance *row, int dir_fd, int pidfd)
+{
+    struct op op = {clock_ms() + RESUME_MS, -1};
+    struct vmm_handle vm = {row->spec->driver, row->spec->name, dir_fd, pidfd};
+    struct err e = {0};
+
+    if (!snapshot_is_there(dir_fd))
+        return;
+    log_info("instance %s (%s) was on its way into or out of standby; it runs on",
+             row->id,
+             row->spec->name);
+    if (vmm_resume(&op, &vm, &e) < 0 || snapshot_remove(dir_fd, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+}
+
+/* The process is gone. If the snapshot it was to leave is whole, nothing is lost. */
+static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd)
+{
+    struct err e = {0};
+
+    if (dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1) {
+        vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
+        row->run.stopped_us = row->run.since_us;
+        instance_changed(&a->w->table, row);
+        exit_note_store(a->w, row);
+        log_info("instance %s (%s) is in standby: its snapshot was whole when the daemon ended",
+                 row->id,
+                 row->spec->name);
+        return;
+    }
+    ended_unseen(a, row, dir_fd);
+}
+
 static void settle_row(struct adoption *a, struct instance *row)
 {
     struct err e = {0};
     auto_close int dir_fd = -1;
-    int pidfd;
+    auto_close int pidfd = -1;
 
     if (!vm_state_has_process(row->run.state))
         return;
     dir_fd = env_open_instance(&a->w->env, row->id, &e);
     pidfd = dir_fd < 0 ? -1 : find_process(a->w, row, dir_fd);
     if (pidfd < 0 || !row->spec->driver) {
-        if (pidfd >= 0)
-            close(pidfd);
-        ended_unseen(a, row, dir_fd);
+        process_is_gone(a, row, dir_fd);
         return;
     }
-    live_attach(a->w, row, pidfd, dir_fd);
+    run_on(row, dir_fd, pidfd);
+    live_attach(a->w, row, take_fd(&pidfd), dir_fd);
     a->report.adopted++;
 }
 

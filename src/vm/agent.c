@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "vmm/sock.h"
@@ -21,6 +22,8 @@
 enum {
     OUT_MAX = 64 * 1024,
     NONCE_BYTES = 16,
+    SEED_BYTES = 64,
+    MACHINE_ID_BYTES = 16, /* of the instance id: its first 16 of 24 characters, about 82 bits */
     /* What one turn of the loop takes from one guest, so that a flood delays nobody. */
     READS_PER_TURN = 8,
 };
@@ -38,14 +41,24 @@ struct agent {
     bool *closed; /* set while frames are handed out: tells the caller that we are gone */
 };
 
+static void put_hex(char *out, const unsigned char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        (void)snprintf(out + 2 * i, 3, "%02x", (unsigned)bytes[i]);
+}
+
+static void draw(unsigned char *bytes, size_t n)
+{
+    if (getrandom(bytes, n, 0) != (ssize_t)n)
+        abort();
+}
+
 static void draw_nonce(struct agent *a)
 {
     unsigned char bytes[NONCE_BYTES];
 
-    if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
-        abort();
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        (void)snprintf(a->nonce + 2 * i, 3, "%02x", (unsigned)bytes[i]);
+    draw(bytes, sizeof(bytes));
+    put_hex(a->nonce, bytes, sizeof(bytes));
 }
 
 static void lose(struct agent *a, const struct err *why)
@@ -90,6 +103,28 @@ static void greet(struct agent *a)
     jout_close(&j, '}');
     buf_append(&a->out, wire_magic, sizeof(wire_magic));
     frame_put(&a->out, FRAME_HELLO, 0, json.data, json.len);
+    buf_free(&json);
+}
+
+static void introduce(struct agent *a, const struct agent_identity *who)
+{
+    unsigned char seed[SEED_BYTES];
+    char seed_text[2 * SEED_BYTES + 1];
+    char machine_id[2 * MACHINE_ID_BYTES + 1];
+    struct buf json = BUF(1024);
+    struct jout j = JOUT(&json);
+
+    draw(seed, sizeof(seed));
+    put_hex(seed_text, seed, sizeof(seed));
+    put_hex(machine_id, (const unsigned char *)who->id, MACHINE_ID_BYTES);
+    jout_open(&j, NULL, '{');
+    jout_int(&j, "time_us", wall_us());
+    jout_str(&j, "seed", seed_text);
+    jout_str(&j, "hostname", who->hostname);
+    jout_str(&j, "machine_id", machine_id);
+    jout_close(&j, '}');
+    frame_put(&a->out, FRAME_IDENTITY, 0, json.data, json.len);
+    explicit_bzero(json.data, json.len);
     buf_free(&json);
 }
 
@@ -198,8 +233,8 @@ static void agent_ready(struct watch *w, uint32_t events)
         (void)receive(a, READS_PER_TURN);
 }
 
-struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_events *events,
-                         void *owner, struct err *e)
+struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
+                         const struct agent_events *events, void *owner, struct err *e)
 {
     auto_close int fd = sock_connect(dir_fd, VMM_AGENT_SOCKET, e);
     struct agent *a;
@@ -215,6 +250,7 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_event
     frame_reader_init(&a->in);
     draw_nonce(a);
     greet(a);
+    introduce(a, who);
     if (loop_watch(loop, &a->watch, fd, EPOLLIN | EPOLLOUT, e) < 0) {
         frame_reader_free(&a->in);
         buf_free(&a->out);

@@ -25,8 +25,17 @@ struct agent_events {
 };
 
 /* dir_fd is borrowed for the call; connecting does not wait, and neither does the greeting. */
-struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_events *events,
-                         void *owner, struct err *e);
+struct agent_identity {
+    const char *id;       /* of the instance; borrowed for the call */
+    const char *hostname; /* likewise */
+};
+
+/*
+ * The first frame after the greeting tells the guest who and when it is (clock,
+ * random seed, host name, machine-id): two guests of one snapshot must not be the same.
+ */
+struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
+                         const struct agent_events *events, void *owner, struct err *e);
 void agent_shutdown(struct agent *a, int64_t grace_ms);
 void agent_drain(struct agent *a); /* takes what has arrived */
 void agent_close(struct agent *a); /* NULL is fine */

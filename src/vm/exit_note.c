@@ -39,7 +39,7 @@ void exit_note_store(struct vm_world *w, const struct instance *row)
     store_post(w->env.store, w->loop, change, &note->done);
 }
 
-int exit_note_find(int dir_fd, uint64_t incarnation, struct exit_record *out, struct err *e)
+int exit_note_find(int dir_fd, uint64_t boot, struct exit_record *out, struct err *e)
 {
     auto_close int fd = openat(dir_fd, VMM_CONFIG_DISK, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     unsigned char sector[EXIT_SECTOR];
@@ -51,7 +51,7 @@ int exit_note_find(int dir_fd, uint64_t incarnation, struct exit_record *out, st
     if (pread(fd, sector, sizeof(sector), 0) != (ssize_t)sizeof(sector))
         return err_set(e, ERR_INTERNAL, "%s is cut short", VMM_CONFIG_DISK);
     rc = exit_sector_read(sector, &record, e);
-    if (rc == 1 && record.incarnation == incarnation) {
+    if (rc == 1 && record.incarnation == boot) {
         *out = record;
         return 1;
     }
@@ -63,6 +63,7 @@ struct reading {
     struct vm_world *world;
     char id[ID_SIZE];
     uint64_t incarnation;
+    uint64_t boot;
     bool found;
     struct exit_record record;
 };
@@ -73,7 +74,7 @@ static void read_run(struct job *job)
     auto_close int dir_fd = env_open_instance(&r->world->env, r->id, &job->err);
 
     if (dir_fd >= 0)
-        r->found = exit_note_find(dir_fd, r->incarnation, &r->record, &job->err) == 1;
+        r->found = exit_note_find(dir_fd, r->boot, &r->record, &job->err) == 1;
 }
 
 static void read_done(struct job *job)
@@ -98,6 +99,7 @@ void exit_note_read(struct vm_world *w, const struct instance *row)
     r->world = w;
     memcpy(r->id, row->id, sizeof(r->id));
     r->incarnation = row->run.incarnation;
+    r->boot = row->run.boot;
     r->job.run = read_run;
     r->job.done = read_done;
     r->job.kind = VM_JOB_NOTE;

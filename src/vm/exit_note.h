@@ -18,5 +18,5 @@ void exit_note_store(struct vm_world *w, const struct instance *row);
 /* Loop: reads the exit record in a job, then puts it into the row. */
 void exit_note_read(struct vm_world *w, const struct instance *row);
 
-/* Worker or start-up: 1 and the record of this incarnation, 0 when there is none. */
-int exit_note_find(int dir_fd, uint64_t incarnation, struct exit_record *out, struct err *e);
+/* Worker or start-up: 1 and the record of the guest that this incarnation booted, 0 for none. */
+int exit_note_find(int dir_fd, uint64_t boot, struct exit_record *out, struct err *e);

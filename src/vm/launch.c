@@ -91,10 +91,9 @@ static int start_process(struct vm_op *op, const struct vmm_boot *boot, struct e
     return vmm_boot(&op->job.op, op->spec->driver, boot, &op->started, e);
 }
 
-int launch_boot(struct vm_op *op, struct err *e)
+struct vmm_boot launch_plan(const struct vm_op *op)
 {
-    uint64_t incarnation = op->run.incarnation + 1;
-    struct vmm_boot boot = {
+    return (struct vmm_boot){
         .host = op->env->host,
         .name = op->spec->name,
         .dir_fd = op->dir_fd,
@@ -102,10 +101,17 @@ int launch_boot(struct vm_op *op, struct err *e)
         .memory_bytes = op->spec->memory_bytes,
         .tap_fd = -1,
     };
+}
+
+int launch_boot(struct vm_op *op, struct err *e)
+{
+    uint64_t incarnation = op->run.incarnation + 1;
+    struct vmm_boot boot = launch_plan(op);
 
     if (write_config(op, incarnation, e) < 0 || start_process(op, &boot, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
+    op->run.boot = incarnation;
     op->run.proc = op->started.id;
     memcpy(op->run.boot_id, op->env->boot_id, sizeof(op->run.boot_id));
     vm_run_clear_exit(&op->run);

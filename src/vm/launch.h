@@ -20,6 +20,9 @@ int launch_make_dir(struct vm_op *op, struct err *e);
  */
 int launch_boot(struct vm_op *op, struct err *e);
 
+/* The VM as the spec describes it, in op->dir_fd. Borrows from the op. */
+struct vmm_boot launch_plan(const struct vm_op *op);
+
 /* Ends the process that launch_boot() started, if it did; confirms that it is gone. */
 void launch_undo(struct vm_op *op);
 

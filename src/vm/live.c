@@ -22,7 +22,7 @@
 struct vm_live {
     struct vm_world *world;
     struct instance *row; /* lives as long as we do: a row with a live process is not freed */
-    uint64_t incarnation;
+    uint64_t boot;        /* what the guest calls its run */
     int pidfd;
     struct watch exit_watch;
     struct vmm_monitor *monitor;
@@ -80,7 +80,7 @@ static void agent_exited(void *owner, const struct exit_record *record)
 {
     struct vm_live *live = owner;
 
-    if (record->incarnation != live->incarnation)
+    if (record->incarnation != live->boot)
         return; /* word of an earlier process, replayed by a snapshot or made up */
     live->reported = true;
     live->report = *record;
@@ -161,7 +161,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     assert(!row->live);
     live->world = w;
     live->row = row;
-    live->incarnation = row->run.incarnation;
+    live->boot = row->run.boot;
     live->pidfd = pidfd;
     live->exit_watch.fn = process_ended;
     row->live = live;
@@ -169,7 +169,8 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    live->agent = agent_open(w->loop, dir_fd, &from_agent, live, &e);
+    live->agent = agent_open(
+        w->loop, dir_fd, &(struct agent_identity){row->id, row->spec->name}, &from_agent, live, &e);
     if (!live->agent) {
         log_debug("instance %s: %s", row->id, e.msg);
         err_clear(&e);

@@ -120,6 +120,7 @@ void vm_run_write(struct buf *out, const struct vm_run *run)
     jout_str(&j, "state", vm_state_name(run->state));
     jout_int(&j, "since_us", run->since_us);
     jout_int(&j, "incarnation", (int64_t)run->incarnation);
+    jout_int(&j, "boot", (int64_t)run->boot);
     jout_int(&j, "pid", run->proc.pid);
     jout_int(&j, "start_ticks", (int64_t)run->proc.start_ticks);
     jout_str(&j, "boot_id", run->boot_id);
@@ -159,6 +160,7 @@ int vm_run_read(const char *json, struct vm_run *out, struct err *e)
     }
     run.since_us = integer(doc, "since_us");
     run.incarnation = (uint64_t)integer(doc, "incarnation");
+    run.boot = (uint64_t)integer(doc, "boot");
     run.proc.pid = (pid_t)integer(doc, "pid");
     run.proc.start_ticks = (uint64_t)integer(doc, "start_ticks");
     run.started_us = integer(doc, "started_us");

@@ -49,6 +49,7 @@ struct vm_run {
     enum vm_source source;
     int64_t since_us;     /* wall clock */
     uint64_t incarnation; /* number of the VMM process, counted up by every start and restore */
+    uint64_t boot;        /* the incarnation that booted the guest: what the guest calls itself */
     struct proc_id proc;
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
@@ -76,6 +77,7 @@ void vm_run_clear_exit(struct vm_run *run);
 
 struct vm_run vm_run_copy(const struct vm_run *run);
 void vm_run_free(struct vm_run *run);
+#define auto_run __attribute__((cleanup(vm_run_free)))
 
 /* The document that the store keeps. */
 void vm_run_write(struct buf *out, const struct vm_run *run);

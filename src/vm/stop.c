@@ -8,6 +8,7 @@
 #include "vm/exit_note.h"
 #include "vm/launch.h"
 #include "vm/live.h"
+#include "vm/snapshot.h"
 #include "vm/verbs.h"
 
 /*
@@ -46,9 +47,9 @@ static int end_process(struct vm_op *op, struct err *e)
 
 static int stop_check(const struct instance *row, struct vm_op *op, struct err *e)
 {
-    if (vm_state_has_process(row->run.state))
+    if (vm_state_has_process(row->run.state) || row->run.state == VM_STANDBY)
         return 0;
-    op->idle = op->has_preempted && row->run.state == VM_STOPPED; /* what it ended never ran */
+    op->idle = op->has_preempted; /* what it ended never ran */
     return op->idle
                ? 0
                : err_set(e,
@@ -62,7 +63,7 @@ static void note_exit(struct vm_op *op)
 {
     struct exit_record record;
     struct err e = {0};
-    int rc = exit_note_find(op->dir_fd, op->run.incarnation, &record, &e);
+    int rc = exit_note_find(op->dir_fd, op->run.boot, &record, &e);
 
     if (rc == 1)
         vm_run_set_exit(&op->run, record.code, record.message);
@@ -74,12 +75,21 @@ static void note_exit(struct vm_op *op)
 
 static int stop_run(struct vm_op *op, struct err *e)
 {
+    struct err ignored = {0};
+
     if (end_process(op, e) < 0)
         return err_wrap(e, "stop %s", op->spec->name);
-    note_exit(op);
+    if (op->run.state == VM_STANDBY)
+        vm_run_set_end(&op->run, "stopped in standby; its memory was given up");
+    else
+        note_exit(op);
     vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
     op->run.stopped_us = op->run.since_us;
-    return launch_commit_state(op, e) < 0 ? err_wrap(e, "stop %s", op->spec->name) : 0;
+    if (launch_commit_state(op, e) < 0)
+        return err_wrap(e, "stop %s", op->spec->name);
+    if (snapshot_remove(op->dir_fd, &ignored) < 0)
+        log_warn("instance %s: its snapshot stays until the next: %s", op->id, ignored.msg);
+    return 0;
 }
 
 static void stop_apply(struct vm_world *w, struct instance *row, struct vm_op *op)

@@ -12,6 +12,8 @@
 extern const struct vm_verb verb_start;
 extern const struct vm_verb verb_stop;
 extern const struct vm_verb verb_delete;
+extern const struct vm_verb verb_standby;
+extern const struct vm_verb verb_restore;
 
 /*
  * Takes the spec. The row is shown once all is committed; on failure nothing

@@ -164,10 +164,14 @@ static void rates_read_as_upstream_reads_them(void **state)
     static const struct {
         const char *text;
         uint64_t rate;
-    } good[] = {{"1Gbps", 125000000}, {"8bps", 1}, {"100kbps", 12500}, {"10MB/s", 10 << 20},
-                {"10MBps", 10 << 20}, {"512", 512}};
-    static const char *const bad[] = {"", "x", "bps", "-1bps", "1.5Gbps", "1Xbps", "/s",
-                                      "99999999999999Tbps"};
+    } good[] = {{"1Gbps", 125000000},
+                {"8bps", 1},
+                {"100kbps", 12500},
+                {"10MB/s", 10 << 20},
+                {"10MBps", 1250000},
+                {"512", 512}};
+    static const char *const bad[] = {
+        "", "x", "bps", "-1bps", "1.5Gbps", "1Xbps", "/s", "99999999999999Tbps"};
     uint64_t v;
 
     (void)state;

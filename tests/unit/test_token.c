@@ -125,7 +125,7 @@ static void signs_what_others_accept(void **state)
 static void every_scope_survives_the_round_trip(void **state)
 {
     (void)state;
-    for (uint32_t scope = 1; scope < SCOPE_ALL; scope <<= 1) {
+    for (uint32_t scope = 1; scope < SCOPE_UNLIMITED; scope <<= 1) {
         auto_buf struct buf t = BUF(TOKEN_MAX);
         struct token_claims c = {.issued_at = 1, .scopes = scope};
         struct token_claims back = {0};

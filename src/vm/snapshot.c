@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#define HALF_MADE VMM_SNAPSHOT_DIR ".new"
+#define MADE_BY "made-by" /* {"incarnation":N,"identity":"..."} */
+
+enum { MADE_BY_MAX = 64 * 1024, RESUME_MS = 5000 };
+
+static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
+                         const struct vmm_host *host, uint64_t incarnation, struct err *e)
+{
+    auto_buf struct buf identity = BUF(MADE_BY_MAX / 8);
+    auto_buf struct buf json = BUF(MADE_BY_MAX);
+    struct jout j = JOUT(&json);
+
+    vmm_identity(driver, host, &identity);
+    jout_open(&j, NULL, '{');
+    jout_int(&j, "incarnation", (int64_t)incarnation);
+    jout_str(&j, "identity", buf_str(&identity));
+    jout_close(&j, '}');
+    return file_replace(snapshot_fd, MADE_BY, 0600, json.data, json.len, e);
+}
+
+/* What the guest has written is in the host's cache; the snapshot is worth nothing without it. */
+static int sync_disk(int dir_fd, struct err *e)
+{
+    auto_close int fd = openat(dir_fd, VMM_OVERLAY, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return err_errno(e, "open %s", VMM_OVERLAY);
+    return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
+}
+
+static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                uint64_t incarnation, struct err *e)
+{
+    auto_close int snapshot_fd = -1;
+
+    if (mkdirat(vm->dir_fd, HALF_MADE, 0700) < 0)
+        return err_errno(e, "create the snapshot's directory");
+    snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
+    if (snapshot_fd < 0 || vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0 ||
+        sync_disk(vm->dir_fd, e) < 0 ||
+        write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
+        return err_errno(e, "publish the snapshot");
+    return dir_sync(vm->dir_fd, e);
+}
+
+/* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
+static void go_on(const struct vmm_handle *vm)
+{
+    struct op op = {clock_ms() + RESUME_MS, -1};
+    struct err e = {0};
+
+    if (snapshot_remove(vm->dir_fd, &e) < 0) {
+        log_warn("%s: a snapshot that failed stays on the disk: %s", vm->name, e.msg);
+        err_clear(&e);
+    }
+    if (vmm_resume(&op, vm, &e) < 0)
+        log_warn("%s: %s", vm->name, e.msg);
+}
+
+int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, struct err *e)
+{
+    auto_span span = op_span(op, "snapshot");
+
+    /* Most of the disk's dirty pages go out while the guest still runs. */
+    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(vm->dir_fd, e) < 0)
+        return -1;
+    if (vmm_pause(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+        go_on(vm);
+        return -1;
+    }
+    return 0;
+}
+
+bool snapshot_is_there(int dir_fd)
+{
+    return faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) == 0 ||
+           faccessat(dir_fd, HALF_MADE, F_OK, 0) == 0;
+}
+
+static json_t *read_made_by(int dir_fd, struct err *e)
+{
+    auto_buf struct buf json = BUF(MADE_BY_MAX);
+    auto_close int snapshot_fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+
+    if (snapshot_fd < 0 || file_read(snapshot_fd, MADE_BY, &json, e) < 0)
+        return NULL;
+    return parse_json(buf_str(&json), json.len, e);
+}
+
+int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e)
+{
+    json_auto_t *made_by = NULL;
+
+    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) < 0)
+        return errno == ENOENT ? 0 : err_errno(e, "look for a snapshot");
+    made_by = read_made_by(dir_fd, e);
+    if (!made_by)
+        return -1;
+    return json_integer_value(json_object_get(made_by, "incarnation")) == (json_int_t)incarnation;
+}
+
+int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
+                            const struct vmm_host *host, struct err *e)
+{
+    json_auto_t *made_by = read_made_by(dir_fd, e);
+    auto_buf struct buf now = BUF(MADE_BY_MAX / 8);
+    const char *then;
+
+    if (!made_by)
+        return -1;
+    then = json_string_value(json_object_get(made_by, "identity"));
+    vmm_identity(driver, host, &now);
+    if (then && strcmp(then, buf_str(&now)) == 0)
+        return 0;
+    return err_set(e,
+                   ERR_BAD_STATE,
+                   "the snapshot was made with another hypervisor or host (%.160s; here %.160s); "
+                   "stop the instance to give its memory up",
+                   then ? then : "unknown",
+                   buf_str(&now));
+}
+
+int snapshot_remove(int dir_fd, struct err *e)
+{
+    return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
+}
