@@ -20,6 +20,7 @@ void api_instances_start(struct call *c);
 void api_instances_stop(struct call *c);
 void api_instances_standby(struct call *c);
 void api_instances_restore(struct call *c);
+void api_instances_fork(struct call *c);
 
 /* api/wait.c */
 void api_instances_wait(struct call *c);

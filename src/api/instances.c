@@ -204,6 +204,35 @@ void api_instances_restore(struct call *c)
     vm_op_begin(c->api->world, c->row, vm_op_new(&verb_restore, answer_ok, c));
 }
 
+static int decode_fork(const struct call *c, struct fork_request *out, struct err *e)
+{
+    const char *target;
+
+    if (json_text_member(c->body, "name", &out->name, e) < 0 ||
+        json_text_member(c->body, "target_state", &target, e) < 0 ||
+        json_bool_member(c->body, "from_running", false, &out->from_running, e) < 0)
+        return -1;
+    if (!out->name || !name_is_valid(out->name))
+        return json_bad(e, "Bad Request", "is required, in the form of an instance's name", "name");
+    out->target = c->row->run.state;
+    if (target &&
+        (!vm_state_parse(target, &out->target) ||
+         (out->target != VM_STOPPED && out->target != VM_STANDBY && out->target != VM_RUNNING)))
+        return json_bad(e, "Bad Request", "must be Stopped, Standby or Running", "target_state");
+    return 0;
+}
+
+void api_instances_fork(struct call *c)
+{
+    struct fork_request request;
+    struct err e = {0};
+
+    if (decode_fork(c, &request, &e) < 0)
+        call_fail(c, &e);
+    else
+        instance_fork(c->api->world, c->row, &request, answer_created, c);
+}
+
 /* --- delete: a second one waits for the first --- */
 
 static bool is_being_deleted(const struct instance *row)

@@ -34,7 +34,7 @@ const struct route api_routes[] = {
     {"POST", "/instances/{id}/restore", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_restore},
     {"POST", "/instances/{id}/stop", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_stop},
     {"POST", "/instances/{id}/start", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_start},
-    {"POST", "/instances/{id}/fork", SCOPE_INSTANCE_WRITE, JSON_BODY, api_planned},
+    {"POST", "/instances/{id}/fork", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_fork},
     {"GET", "/instances/{id}/wait", SCOPE_INSTANCE_READ, NO_BODY, api_instances_wait},
     {"GET", "/instances/{id}/logs", SCOPE_INSTANCE_READ, NO_BODY, api_instances_logs},
     {"GET", "/instances/{id}/stat", SCOPE_INSTANCE_READ, NO_BODY, api_planned},

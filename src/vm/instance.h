@@ -33,7 +33,8 @@ struct instance {
     bool published;
 
     struct vm_op *holder;    /* the operation that holds the row; NULL when none does */
-    struct vm_op *preemptor; /* a stop or delete that waits for the holder to unwind */
+    struct vm_op *preemptor; /* what waits for the holder to unwind, or for the forks */
+    unsigned shared;         /* forks that copy from its directory; who would change it waits */
     struct vm_live *live;    /* watches on the process; NULL when there is none */
 
     struct map_link by_id;

@@ -119,6 +119,8 @@ static void hand_over(struct instance *row)
 {
     struct vm_op *next = row->preemptor;
 
+    if (row->shared > 0)
+        return;
     row->preemptor = NULL;
     if (next) {
         loop_timer_stop(next->world->loop, &next->patience);
@@ -244,6 +246,25 @@ static void out_of_patience(struct timer *t)
     hand_over(row);
 }
 
+int vm_op_share(struct instance *row, struct err *e)
+{
+    const struct vm_op *in_the_way = row->preemptor ? row->preemptor : row->holder;
+
+    if (in_the_way)
+        return err_set(e,
+                       ERR_BUSY,
+                       "a %s of this instance is under way; wait for it to end",
+                       in_the_way->verb->name);
+    row->shared++;
+    return 0;
+}
+
+void vm_op_unshare(struct instance *row)
+{
+    row->shared--;
+    hand_over(row);
+}
+
 static void preempt(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     if (row->preemptor) { /* a stop that a delete overtakes */
@@ -253,6 +274,8 @@ static void preempt(struct vm_world *w, struct instance *row, struct vm_op *op)
         answer(overtaken, row);
     }
     row->preemptor = op;
+    if (!row->holder) /* it waits for forks */
+        return;
     op->has_preempted = true;
     row->holder->preempted = true;
     job_cancel(&row->holder->job);
@@ -268,7 +291,9 @@ void vm_op_begin(struct vm_world *w, struct instance *row, struct vm_op *op)
     op->world = w;
     memcpy(op->id, row->id, sizeof(op->id));
     trace_begin(&op->trace, op->verb->span, op->id);
-    if (!in_the_way) {
+    if (!in_the_way && row->shared > 0) {
+        row->preemptor = op; /* the forks' jobs are short; they are not cancelled */
+    } else if (!in_the_way) {
         op_start(op, row);
     } else if (op->verb->rank > in_the_way->verb->rank) {
         preempt(w, row, op);

@@ -67,6 +67,9 @@ struct vm_op {
                      const struct instance *row); /* err says how; row may be NULL */
     void *arg;
     int64_t grace_ms;       /* stop, delete: how long the guest may take to end by itself */
+    char other[ID_SIZE];    /* fork: the source; capture: the instance to be */
+    enum vm_state target;   /* fork: what the new instance becomes */
+    bool is_prepared;       /* fork: its directory was made by a capture */
     struct spec *next_spec; /* start: what the instance becomes; NULL: as it is. Owned */
 
     /* Filled in as it takes hold: the job's own view of the instance. */
@@ -100,6 +103,14 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
  * returns, and then it is freed. op->err in answered() holds the outcome.
  */
 void vm_op_begin(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+/*
+ * For a fork, which reads a row's directory and changes nothing: several at once,
+ * and no operation meanwhile. One that comes waits until the last has let go.
+ * ERR_BUSY while an operation holds the row or waits for it.
+ */
+int vm_op_share(struct instance *row, struct err *e);
+void vm_op_unshare(struct instance *row);
 
 /* Answers an op, whose err is set, that never got a row; frees it. */
 void vm_op_refuse(struct vm_op *op);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "vm/launch.h"
 #include "vm/live.h"
+#include "vm/restore.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
 
@@ -48,19 +49,19 @@ static int let_run(struct vm_op *op, struct err *e)
 }
 
 /* The guest never ran, so the snapshot still is the continuation of its disk. */
-static void give_back(struct vm_op *op, struct vm_run *before)
+static void give_back(struct vm_op *op, const struct vm_run *before, restore_commit *commit)
 {
     struct err e = {0};
 
     launch_undo(op);
     vm_run_free(&op->run);
     op->run = vm_run_copy(before);
-    if (launch_commit_state(op, &e) < 0)
+    if (commit(op, &e) < 0)
         log_error(
             "instance %s: that it is in standby again is not written down: %s", op->id, e.msg);
 }
 
-static int commit_and_run(struct vm_op *op, struct err *e)
+static int commit_and_run(struct vm_op *op, restore_commit *commit, struct err *e)
 {
     auto_run struct vm_run before = vm_run_copy(&op->run);
 
@@ -70,34 +71,35 @@ static int commit_and_run(struct vm_op *op, struct err *e)
     vm_run_enter(&op->run, VM_RUNNING, VM_BY_REQUEST, wall_us());
     op->run.started_us = op->run.since_us;
     op->run.stopped_us = 0;
-    if (launch_commit_state(op, e) < 0) {
+    if (commit(op, e) < 0) {
         launch_undo(op);
         return -1;
     }
     if (let_run(op, e) < 0) {
-        give_back(op, &before);
+        give_back(op, &before, commit);
         return -1;
     }
     return 0;
 }
 
-/*
- * Load, commit, let the guest run, drop the snapshot, in this order: before the
- * commit a crash leaves a snapshot that is good, since its guest has not touched
- * the disk; after it the next start lets the process run on. Once the guest has
- * run the snapshot no longer fits the disk.
- */
-static int run(struct vm_op *op, struct err *e)
+int restore_wake(struct vm_op *op, restore_commit *commit, struct err *e)
 {
     struct err ignored = {0};
 
+    if (load(op, e) < 0 || commit_and_run(op, commit, e) < 0)
+        return -1;
+    if (snapshot_remove(op->dir_fd, &ignored) < 0)
+        log_warn("instance %s: its used snapshot stays until the next: %s", op->id, ignored.msg);
+    return 0;
+}
+
+static int run(struct vm_op *op, struct err *e)
+{
     op->dir_fd = env_open_instance(op->env, op->id, e);
     if (op->dir_fd < 0 ||
         snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0 ||
-        load(op, e) < 0 || commit_and_run(op, e) < 0)
+        restore_wake(op, launch_commit_state, e) < 0)
         return err_wrap(e, "restore %s", op->spec->name);
-    if (snapshot_remove(op->dir_fd, &ignored) < 0)
-        log_warn("instance %s: its used snapshot stays until the next: %s", op->id, ignored.msg);
     return 0;
 }
 

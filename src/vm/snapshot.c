@@ -44,17 +44,39 @@ static int sync_disk(int dir_fd, struct err *e)
     return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
 }
 
+/* The files of a snapshot of a paused VM, into a new directory. */
+static int save_files(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                      uint64_t incarnation, int snapshot_fd, struct err *e)
+{
+    return vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0
+               ? -1
+               : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
+}
+
+static int new_dir(int parent_fd, const char *name, struct err *e)
+{
+    return mkdirat(parent_fd, name, 0700) < 0 ? err_errno(e, "create the snapshot's directory")
+                                              : dir_open(parent_fd, name, e);
+}
+
+int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
+                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e)
+{
+    auto_span span = op_span(op, "snapshot");
+    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+
+    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0)
+        return -1;
+    return dir_sync(snapshot_fd, e);
+}
+
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
-    auto_close int snapshot_fd = -1;
+    auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
-    if (mkdirat(vm->dir_fd, HALF_MADE, 0700) < 0)
-        return err_errno(e, "create the snapshot's directory");
-    snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
-    if (snapshot_fd < 0 || vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0 ||
-        sync_disk(vm->dir_fd, e) < 0 ||
-        write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0 ||
+        sync_disk(vm->dir_fd, e) < 0)
         return -1;
     if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
         return err_errno(e, "publish the snapshot");

@@ -20,6 +20,10 @@
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e);
 
+/* A paused VM's snapshot into another instance's directory, which is not published yet. */
+int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
+                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e);
+
 /* Whether there is one, whole or half-made, of whichever incarnation. */
 bool snapshot_is_there(int dir_fd);
 

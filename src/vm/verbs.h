@@ -16,6 +16,19 @@ extern const struct vm_verb verb_standby;
 extern const struct vm_verb verb_restore;
 
 /*
+ * A new instance from another: its disk, and its memory where it has one. Takes the
+ * name's validity for granted. The source is in Stopped or Standby, or runs and
+ * from_running is set; target is VM_STOPPED, VM_STANDBY or VM_RUNNING.
+ */
+struct fork_request {
+    const char *name;
+    enum vm_state target;
+    bool from_running;
+};
+void instance_fork(struct vm_world *w, struct instance *source, const struct fork_request *request,
+                   void (*answered)(struct vm_op *op, const struct instance *row), void *arg);
+
+/*
  * Takes the spec. The row is shown once all is committed; on failure nothing
  * stays. ERR_EXISTS (name_conflict) through answered() when the name is taken.
  */
