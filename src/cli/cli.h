@@ -33,6 +33,7 @@ int cli_dispatch(const struct cli_verb *table, const char *parent, int argc, cha
 int cli_misuse(const struct cli_verb *verb, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+extern const struct cli_verb cli_fork;
 extern const struct cli_verb cli_image;
 extern const struct cli_verb cli_inspect;
 extern const struct cli_verb cli_logs;

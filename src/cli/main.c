@@ -16,6 +16,7 @@ static const struct cli_verb *const verbs[] = {
     &cli_stop,
     &cli_standby,
     &cli_restore,
+    &cli_fork,
     &cli_start,
     &cli_rm,
     &cli_image,
