@@ -29,7 +29,7 @@ void say(const char *fmt, ...)
 
 bool slurp(const char *path, struct buf *out)
 {
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* not waiting for a FIFO */
     char chunk[4096];
     ssize_t n;
 
@@ -54,15 +54,23 @@ bool write_text(const char *path, const char *text)
     return write_all(fd, text);
 }
 
+static bool create(const char *path, const char *text)
+{
+    auto_close int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+
+    return write_all(fd, text);
+}
+
 bool replace_text(const char *path, const char *text)
 {
     auto_free char *temporary = mem_printf("%s.hypeman", path);
+    auto_buf struct buf old = BUF(64 * 1024);
 
+    /* Under TCG each of these is milliseconds of the boot: no more than it takes. */
+    if ((slurp(path, &old) && strcmp(buf_str(&old), text) == 0) || create(path, text))
+        return true;
     (void)unlink(temporary);
-
-    auto_close int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-
-    return write_all(fd, text) && rename(temporary, path) == 0;
+    return create(temporary, text) && rename(temporary, path) == 0;
 }
 
 int make_dirs(const char *path, struct err *e)

@@ -5,10 +5,12 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +29,6 @@ struct launch {
     struct argv env;
     struct user user;
     const char *workdir;
-    int cgroup_procs_fd;
 };
 
 #define auto_launch __attribute__((cleanup(launch_free)))
@@ -36,7 +37,6 @@ static void launch_free(struct launch *l)
 {
     argv_free(&l->command);
     argv_free(&l->env);
-    (void)close(l->cgroup_procs_fd);
 }
 
 static const char *env_get(const struct argv *env, const char *name)
@@ -88,12 +88,11 @@ static int prepare(struct launch *l, const struct guest_config *c, struct err *e
 }
 
 /* Without the memory controller there is still a group to freeze and to look into. */
-static void make_cgroup(struct workload *w, struct launch *l)
+static void make_cgroup(struct workload *w)
 {
     (void)write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
     (void)mkdir(CGROUP, 0755);
     w->cgroup_fd = open(CGROUP, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    l->cgroup_procs_fd = open(CGROUP "/cgroup.procs", O_WRONLY | O_CLOEXEC);
 }
 
 /* What the child could not do, over a pipe that its exec closes. */
@@ -148,8 +147,6 @@ static _Noreturn void child(const struct launch *l, int report_fd)
     sigset_t none;
 
     (void)setsid();
-    if (l->cgroup_procs_fd >= 0)
-        (void)!write(l->cgroup_procs_fd, "0", 1);
     limits();
     (void)umask(022);
     /* So that /dev/stdout can be opened again by a program that is not root. */
@@ -190,6 +187,24 @@ static int explain(const struct failure *f, const struct launch *l, int *code_ou
     return err_errno(e, "cannot run \"%s\"", name);
 }
 
+/*
+ * fork(), but born in the cgroup: moving there would wait for all readers of a lock of the
+ * kernel's. <linux/sched.h>, which musl's headers do not have.
+ */
+static pid_t fork_into(int cgroup_fd)
+{
+    const struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal;
+        uint64_t stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    } args = {
+        .flags = 0x200000000ULL, /* CLONE_INTO_CGROUP */
+        .exit_signal = SIGCHLD,
+        .cgroup = (uint64_t)cgroup_fd,
+    };
+
+    return cgroup_fd < 0 ? fork() : (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
 static int launch(struct workload *w, const struct launch *l, int *code_out, struct err *e)
 {
     struct failure f = {0};
@@ -202,7 +217,7 @@ static int launch(struct workload *w, const struct launch *l, int *code_out, str
     auto_close int from_child = ends[0];
     auto_close int to_parent = ends[1];
 
-    w->pid = fork();
+    w->pid = fork_into(w->cgroup_fd);
     if (w->pid < 0)
         return err_errno(e, "fork");
     if (w->pid == 0)
@@ -218,13 +233,13 @@ static int launch(struct workload *w, const struct launch *l, int *code_out, str
 
 int workload_start(struct workload *w, const struct guest_config *c, int *code_out, struct err *e)
 {
-    auto_launch struct launch l = {.cgroup_procs_fd = -1};
+    auto_launch struct launch l = {0};
 
     *w = (struct workload){.pid = -1, .cgroup_fd = -1};
     *code_out = CODE_NOT_EXECUTABLE;
     if (prepare(&l, c, e) < 0)
         return -1;
-    make_cgroup(w, &l);
+    make_cgroup(w);
     return launch(w, &l, code_out, e);
 }
 
