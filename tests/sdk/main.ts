@@ -314,6 +314,26 @@ await check('what is planned is a 501, sent once', async () => {
   await fails(Hypeman.InternalServerError, planned, () => client.volumes.create({ name: 'v', size_gb: 1 }));
 });
 
+await check('instances.standby, fork, restore and wait', async () => {
+  await client.instances.start(made.id, { cmd: ['while :; do sleep 1; done'] });
+  await client.instances.wait(made.id, { state: 'Running', timeout: '60s' });
+  const asleep = await client.instances.standby(made.id);
+  assert.equal(asleep.state, 'Standby');
+  assert.equal(asleep.has_snapshot, true);
+  const fork = await client.instances.fork(made.id, { name: 'sdk-fork', target_state: 'Running' });
+  assert.equal(fork.state, 'Running');
+  assert.notEqual(fork.id, made.id);
+  const awake = await client.instances.restore(made.id);
+  assert.equal(awake.state, 'Running');
+  const live = await client.instances.fork(made.id, { name: 'sdk-live', from_running: true });
+  assert.equal(live.state, 'Running');
+  const answer = await client.instances.wait(made.id, { state: 'Running', timeout: '10s' });
+  assert.deepEqual(answer, { state: 'Running', state_error: null, timed_out: false });
+  await fails(Hypeman.ConflictError, { status: 409, code: 'invalid_state' }, () => client.instances.restore(made.id));
+  await client.instances.delete(fork.id);
+  await client.instances.delete(live.id);
+});
+
 await check('instances.delete', async () => {
   await client.instances.delete(made.id);
   await fails(Hypeman.NotFoundError, { status: 404, code: 'not_found' }, () => client.instances.get(made.id));
