@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "vm/launch.h"
-#include "vm/live.h"
 #include "vm/verbs.h"
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
@@ -40,10 +37,7 @@ static int run(struct vm_op *op, struct err *e)
 
 static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
+    vm_op_show(w, row, op);
     table_publish(&w->table, row);
 }
 

@@ -13,7 +13,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "vm/launch.h"
-#include "vm/live.h"
 #include "vm/overlay.h"
 #include "vm/restore.h"
 #include "vm/snapshot.h"
@@ -267,11 +266,7 @@ static void let_go_of_source(struct vm_world *w, const struct vm_op *op)
 
 static void fork_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    if (op->started.pidfd >= 0)
-        live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
+    vm_op_show(w, row, op);
     table_publish(&w->table, row);
     let_go_of_source(w, op);
 }

@@ -37,6 +37,18 @@ const struct err *vm_op_error(const struct vm_op *op)
     return &op->err;
 }
 
+void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    vm_run_free(&row->run);
+    row->run = vm_run_copy(&op->run);
+    row->observed_ms = clock_ms();
+    if (op->started.pidfd >= 0)
+        live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
+    else if (!vm_state_has_process(row->run.state))
+        live_detach(w, row);
+    instance_changed(&w->table, row);
+}
+
 static void op_free(struct vm_op *op)
 {
     if (op->world)

@@ -115,5 +115,11 @@ void vm_op_unshare(struct instance *row);
 /* Answers an op, whose err is set, that never got a row; frees it. */
 void vm_op_refuse(struct vm_op *op);
 
+/*
+ * For apply(): op->run becomes the row's. Watches follow: on the process that was
+ * started, or on none where the state has none.
+ */
+void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op);
+
 /* For answered(). */
 const struct err *vm_op_error(const struct vm_op *op);

@@ -5,7 +5,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "vm/launch.h"
-#include "vm/live.h"
 #include "vm/restore.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -103,15 +102,6 @@ static int run(struct vm_op *op, struct err *e)
     return 0;
 }
 
-static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
-{
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
-    instance_changed(&w->table, row);
-}
-
 const struct vm_verb verb_restore = {
     .name = "restore",
     .span = "instances.restore",
@@ -119,6 +109,6 @@ const struct vm_verb verb_restore = {
     .timeout_ms = 60000,
     .check = check,
     .run = run,
-    .apply = apply,
+    .apply = vm_op_show,
     .undo = launch_undo,
 };

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "base/cleanup.h"
 #include "base/clock.h"
 #include "vm/launch.h"
-#include "vm/live.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
 
@@ -45,15 +43,6 @@ static int run(struct vm_op *op, struct err *e)
     return launch_commit_state(op, e) < 0 ? err_wrap(e, "standby %s", op->spec->name) : 0;
 }
 
-static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
-{
-    live_detach(w, row);
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    instance_changed(&w->table, row);
-}
-
 const struct vm_verb verb_standby = {
     .name = "standby",
     .span = "instances.standby",
@@ -61,5 +50,5 @@ const struct vm_verb verb_standby = {
     .timeout_ms = 120000,
     .check = check,
     .run = run,
-    .apply = apply,
+    .apply = vm_op_show,
 };

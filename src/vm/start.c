@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "vm/launch.h"
-#include "vm/live.h"
 #include "vm/verbs.h"
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
@@ -52,11 +50,7 @@ static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     if (op->next_spec)
         instance_set_spec(&w->table, row, take_ptr(&op->next_spec));
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
-    instance_changed(&w->table, row);
+    vm_op_show(w, row, op);
 }
 
 const struct vm_verb verb_start = {

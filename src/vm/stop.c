@@ -92,15 +92,6 @@ static int stop_run(struct vm_op *op, struct err *e)
     return 0;
 }
 
-static void stop_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
-{
-    live_detach(w, row);
-    vm_run_free(&row->run);
-    row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
-    instance_changed(&w->table, row);
-}
-
 const struct vm_verb verb_stop = {
     .name = "stop",
     .span = "instances.stop",
@@ -110,7 +101,7 @@ const struct vm_verb verb_stop = {
     .check = stop_check,
     .begin = ask_guest,
     .run = stop_run,
-    .apply = stop_apply,
+    .apply = vm_op_show,
 };
 
 /* --- delete --- */

@@ -88,12 +88,12 @@ def test_the_workload_has_its_user_directory_environment_and_output(boot):
             "id; pwd; env | sort; cat /etc/hosts /etc/hostname; echo to-stderr >&2; echo again > /dev/stdout;"
             "cat; ls -ld /tmp /work /dev/fd; ps -o pid,sid,comm | grep -w sh; cat /proc/self/cgroup; cat /dev/vport0p1"
         ),
-        config={"user": "app", "workdir": "/work/deep", "env": {"FOO": "a b=c", "HOME": "/elsewhere"}, "network": {**NETWORK, "enabled": False}},
+        config={"user": "app", "workdir": "/srv/deep", "env": {"FOO": "a b=c", "HOME": "/elsewhere"}, "network": {**NETWORK, "enabled": False}},
     )
     assert guest.wait() == 0
     lines = guest.output().split("\n")
     assert "uid=1000(app) gid=1001(appg) groups=44(video),50(staff)" in lines
-    assert "/work/deep" in lines
+    assert "/srv/deep" in lines
     assert "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" in lines
     assert {"FOO=a b=c", "HOME=/elsewhere", "HOSTNAME=box", "HYPEMAN_IP=10.100.3.4", "to-stderr", "again"} <= set(lines)
     assert {"127.0.0.1\tlocalhost", "192.0.0.2\tbox", "box", "0::/workload"} <= set(lines)
