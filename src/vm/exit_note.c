@@ -20,7 +20,7 @@ static void was_written(struct store_done *done, const struct err *result)
 {
     struct written *note = container_of(done, struct written, done);
 
-    if (result->code != ERR_NONE)
+    if (result->code != ERR_NONE && result->code != ERR_NOT_FOUND) /* it was deleted meanwhile */
         log_error("instance %s: what was observed is not written down: %s", note->id, result->msg);
     free(note);
 }
