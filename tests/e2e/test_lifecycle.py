@@ -8,7 +8,7 @@ from harness import IMAGE
 
 core = pytest.mark.core
 
-EXITS_7_ON_TERM = "echo up; trap 'echo bye; exit 7' TERM; while :; do sleep 1 & wait $!; done"
+EXITS_7_ON_TERM = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 1 & wait $!; done"
 
 
 @core
