@@ -100,7 +100,7 @@ const ids = (list: Instance[]): string[] => list.map((one) => one.id);
 
 const name = `sdk-${randomBytes(4).toString('hex')}`;
 const missing = 'no-such-thing';
-const workload = 'echo "hello $GREETING"; echo second; trap "exit 7" TERM; while :; do sleep 1 & wait $!; done';
+const workload = 'trap "exit 7" TERM; echo "hello $GREETING"; echo second; while :; do sleep 1 & wait $!; done';
 let made: Instance;
 
 await check('health.check', async () => {
