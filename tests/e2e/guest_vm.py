@@ -166,7 +166,8 @@ class Guest:
     def command(self, image, net, append, memory):
         suffix = "device" if self.machine == "microvm" else "pci"
         khz = tsc_khz()
-        cmdline = ["console=ttyS0", "loglevel=3", "reboot=t", "panic=-1", "no_timer_check", "cryptomgr.notests", "mitigations=off"]
+        cmdline = ["console=ttyS0", "loglevel=3", "reboot=t", "panic=-1", "no_timer_check", "tsc=reliable"]
+        cmdline += ["cryptomgr.notests", "mitigations=off"]
         cmdline += [f"tsc_early_khz={khz}"] if khz else []
         line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"]
         line += ["-cpu", "max", "-m", str(memory), "-kernel", GUEST / "vmlinux", "-initrd", GUEST / "initramfs.cpio", "-append", " ".join([*cmdline, append])]

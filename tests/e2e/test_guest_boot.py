@@ -142,9 +142,9 @@ def test_shutdown_asks_everyone_and_kills_what_does_not_listen(boot):
     channel.expect(STARTED)
     guest.wait_output("child ready\n", "parent ready\n")
     began = time.monotonic()
-    channel.send(frame(SHUTDOWN, {"grace_ms": 700}))
+    channel.send(frame(SHUTDOWN, {"grace_ms": 2500}))
     ended = channel.expect(EXITED)
-    assert time.monotonic() - began >= 0.7
+    assert time.monotonic() - began >= 2.5
     assert (ended["code"], ended["signal"]) == (137, 9)
     assert guest.wait() == 0
     assert "asked\n" in guest.output() and "child asked\n" in guest.output()
