@@ -175,3 +175,15 @@ void bench_image(struct bench *b)
     must(file_replace(bin_fd, "sleep", 0755, busybox.data, busybox.len, &e), &e);
     (void)api(b, "POST /images/import", body, 201);
 }
+
+double rollup_kib(pid_t pid, const char *field)
+{
+    auto_free char *path = mem_printf("/proc/%d/smaps_rollup", (int)pid);
+    auto_buf struct buf text = BUF(65536);
+    struct err e = {0};
+    const char *at;
+
+    must(file_read(AT_FDCWD, path, &text, &e), &e);
+    at = strstr(buf_str(&text), field);
+    return at ? strtod(at + strlen(field) + 1, NULL) : 0;
+}

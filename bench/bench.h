@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "http/client.h"
 #include "loop/proc.h"
@@ -61,6 +62,30 @@ const char *api(struct bench *b, const char *request, const char *body, int want
 /* An image named "bench" with a busybox in it that sleeps. */
 void bench_image(struct bench *b);
 
+/* The bench image as a running VM of 256MB and one vCPU; its id, which is the caller's. */
+char *bench_vm(struct bench *b);
+void delete_vm(struct bench *b, const char *name);
+
+/*
+ * Where the time of operations went, by GET /debug/traces: milliseconds by span. A
+ * span that comes twice in an operation counts as their sum.
+ */
+enum { MAX_PHASES = 16 };
+struct phases {
+    struct {
+        char name[48];
+        struct samples ms;
+    } all[MAX_PHASES];
+    size_t n;
+};
+/* Takes the newest operation of that name on that instance. */
+void phases_add(struct bench *b, struct phases *p, const char *operation, const char *id);
+double phases_last(const struct phases *p, const char *name); /* 0: there is none */
+void phases_rows(struct bench *b, struct phases *p);          /* one row each, "span_NAME" */
+void phases_free(struct phases *p);
+
+double rollup_kib(pid_t pid, const char *field); /* of /proc/PID/smaps_rollup */
+
 double now_us(void);
 __attribute__((noreturn, format(printf, 1, 2))) void give_up(const char *fmt, ...);
 void must(int rc, const struct err *e); /* gives up with e when rc < 0 */
@@ -68,3 +93,6 @@ void must(int rc, const struct err *e); /* gives up with e when rc < 0 */
 /* The benchmarks. */
 void bench_boot(struct bench *b);
 void bench_footprint(struct bench *b);
+void bench_standby(struct bench *b);
+void bench_restore(struct bench *b);
+void bench_fork(struct bench *b);

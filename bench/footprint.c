@@ -22,18 +22,6 @@
 
 enum { FEW = 1000, MANY = 10000, RUNNING = 8, QUIET_MS = 10000 };
 
-static double rollup_kib(pid_t pid, const char *field)
-{
-    auto_free char *path = mem_printf("/proc/%d/smaps_rollup", (int)pid);
-    auto_buf struct buf text = BUF(65536);
-    struct err e = {0};
-    const char *at;
-
-    must(file_read(AT_FDCWD, path, &text, &e), &e);
-    at = strstr(buf_str(&text), field);
-    return at ? strtod(at + strlen(field) + 1, NULL) : 0;
-}
-
 static double dirty_kib(const struct bench *b)
 {
     return rollup_kib(b->daemon.id.pid, "Private_Dirty");

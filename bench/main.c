@@ -21,6 +21,9 @@ static const struct {
 } benches[] = {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
+    {"standby", "Running to Standby, beside the bare stream of the same guest", bench_standby},
+    {"restore", "Standby to Running, and what of it is ours", bench_restore},
+    {"fork", "forks of a sleeping VM: one, sixteen at once, and their memory", bench_fork},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fork: of a sleeping VM to running ones. The request of one by its parts, what each
+ * fork's VMM holds in memory, and sixteen at once beside sixteen in a row.
+ */
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/json.h"
+#include "base/mem.h"
+#include "base/parse.h"
+#include "bench.h"
+
+enum { ITERATIONS = 16, BURST = 16, ROUNDS = 3, CALL_MS = 120000, ANSWER_MAX = 1 << 20 };
+
+static const char fork_request[] = "POST /instances/bench/fork";
+
+static char *fork_body(int i)
+{
+    return mem_printf("{\"name\":\"fork-%d\",\"target_state\":\"Running\"}", i);
+}
+
+/* The process that lives in the instance's directory. */
+static pid_t vmm_pid(const struct bench *b, const char *id)
+{
+    auto_free char *dir = mem_printf("%s/data/instances/%s", b->root, id);
+    DIR *proc = opendir("/proc");
+    const struct dirent *entry;
+    uint64_t pid = 0;
+
+    while (proc && (entry = readdir(proc)) != NULL) {
+        auto_free char *link = mem_printf("/proc/%s/cwd", entry->d_name);
+        char cwd[4096];
+        ssize_t n;
+
+        if (!parse_u64(entry->d_name, 1, INT32_MAX, &pid))
+            continue;
+        n = readlink(link, cwd, sizeof(cwd) - 1);
+        cwd[n > 0 ? n : 0] = '\0';
+        if (strcmp(cwd, dir) == 0) {
+            closedir(proc);
+            return (pid_t)pid;
+        }
+    }
+    give_up("%s has no process", id);
+}
+
+static void delete_forks(struct bench *b, int n)
+{
+    for (int i = 0; i < n; i++) {
+        auto_free char *name = mem_printf("fork-%d", i);
+
+        delete_vm(b, name);
+    }
+}
+
+struct costs {
+    struct samples total, clone, vmm, ours, dirty, pss;
+    struct phases phases;
+    char (*ids)[ID_SIZE];
+};
+
+static void fork_once(struct bench *b, struct costs *c, int i)
+{
+    auto_free char *body = fork_body(i);
+    double began = now_us();
+    const char *answer = api(b, fork_request, body, 201);
+    double ms = (now_us() - began) / 1000;
+    json_auto_t *row = json_loads(answer, 0, NULL);
+    double clone;
+    double vmm;
+
+    (void)snprintf(
+        c->ids[i], sizeof(c->ids[i]), "%s", json_string_value(json_object_get(row, "id")));
+    phases_add(b, &c->phases, "instances.fork", c->ids[i]);
+    clone = phases_last(&c->phases, "clone_disks");
+    vmm = phases_last(&c->phases, "restore_from_snapshot") + phases_last(&c->phases, "resume_vm");
+    samples_add(&c->total, ms);
+    samples_add(&c->clone, clone);
+    samples_add(&c->vmm, vmm);
+    samples_add(&c->ours, ms - vmm - clone);
+}
+
+static void measure_costs(struct bench *b, int n)
+{
+    struct costs c = {.ids = mem_zalloc((size_t)n, ID_SIZE)};
+
+    for (int i = 0; i < n; i++)
+        fork_once(b, &c, i);
+    for (int i = 0; i < n; i++) {
+        pid_t pid = vmm_pid(b, c.ids[i]);
+
+        samples_add(&c.dirty, rollup_kib(pid, "Private_Dirty"));
+        samples_add(&c.pss, rollup_kib(pid, "\nPss"));
+    }
+    delete_forks(b, n);
+    bench_row(b, "total", "ms", &c.total);
+    bench_row(b, "clone_disks", "ms", &c.clone);
+    bench_row(b, "vmm", "ms", &c.vmm);
+    bench_row(b, "ours", "ms", &c.ours);
+    phases_rows(b, &c.phases);
+    bench_row(b, "private_dirty", "KiB", &c.dirty);
+    bench_row(b, "pss", "KiB", &c.pss);
+    samples_free(&c.total);
+    samples_free(&c.clone);
+    samples_free(&c.vmm);
+    samples_free(&c.ours);
+    samples_free(&c.dirty);
+    samples_free(&c.pss);
+    phases_free(&c.phases);
+    free(c.ids);
+}
+
+struct forker {
+    pthread_t thread;
+    char *socket;
+    int index;
+    int status;
+    struct err e;
+};
+
+static void *fork_alone(void *arg)
+{
+    struct forker *f = arg;
+    struct http_client *client = http_client_new(f->socket);
+    struct op op = {clock_ms() + CALL_MS, -1};
+    auto_free char *body = fork_body(f->index);
+    auto_buf struct buf answer = BUF(ANSWER_MAX);
+
+    f->status = http_call(&op, client, fork_request, body, &answer, &f->e);
+    http_client_free(client);
+    return NULL;
+}
+
+static double at_once_ms(const struct bench *b)
+{
+    auto_free char *socket = mem_printf("%s/h.sock", b->root);
+    struct forker forkers[BURST] = {0};
+    double began = now_us();
+
+    for (int i = 0; i < BURST; i++) {
+        forkers[i].socket = socket;
+        forkers[i].index = i;
+        if (pthread_create(&forkers[i].thread, NULL, fork_alone, &forkers[i]) != 0)
+            give_up("no thread can be started");
+    }
+    for (int i = 0; i < BURST; i++) {
+        (void)pthread_join(forkers[i].thread, NULL);
+        must(forkers[i].status, &forkers[i].e);
+        if (forkers[i].status != 201)
+            give_up("a fork of the burst: status %d", forkers[i].status);
+    }
+    return (now_us() - began) / 1000;
+}
+
+static double in_a_row_ms(struct bench *b)
+{
+    double began = now_us();
+
+    for (int i = 0; i < BURST; i++) {
+        auto_free char *body = fork_body(i);
+
+        (void)api(b, fork_request, body, 201);
+    }
+    return (now_us() - began) / 1000;
+}
+
+static void measure_burst(struct bench *b)
+{
+    struct samples row = {0};
+    struct samples once = {0};
+    struct samples ratio = {0};
+
+    for (int i = 0; i < ROUNDS; i++) {
+        samples_add(&row, in_a_row_ms(b));
+        delete_forks(b, BURST);
+        samples_add(&once, at_once_ms(b));
+        delete_forks(b, BURST);
+        samples_add(&ratio, once.v[i] / row.v[i]);
+    }
+    bench_row(b, "sixteen_in_a_row", "ms", &row);
+    bench_row(b, "sixteen_at_once", "ms", &once);
+    bench_row(b, "burst_ratio", "x", &ratio);
+    samples_free(&row);
+    samples_free(&once);
+    samples_free(&ratio);
+}
+
+void bench_fork(struct bench *b)
+{
+    free(bench_vm(b));
+    (void)api(b, "POST /instances/bench/standby", NULL, 200);
+    measure_costs(b, b->iterations ? b->iterations : ITERATIONS);
+    measure_burst(b);
+    delete_vm(b, "bench");
+}
