@@ -817,7 +817,7 @@ def test_version_does_not_need_a_daemon():
 # --- completion ---
 
 @pytest.mark.parametrize("line, wanted", [
-    ("hypeman st", {"start", "stop"}),
+    ("hypeman st", {"standby", "start", "stop"}),
     ("hypeman image l", {"list"}),
     ("hypeman ps --st", {"--state"}),
     ("hypeman ps --state St", {"Stopped", "Standby"}),
