@@ -12,8 +12,9 @@ static bool is_trusted(const struct api *api, const struct http_request *req)
 {
     struct http_peer peer = http_peer(req);
 
-    return peer.is_unix && (peer.uid == 0 || peer.uid == api->own_uid ||
-                            (api->admin_gid != (gid_t)-1 && peer.gid == api->admin_gid));
+    return peer.is_unix &&
+           (peer.uid == 0 || peer.uid == api->own_uid ||
+            (api->admin_gid != (gid_t)-1 && http_peer_in_group(req, api->admin_gid)));
 }
 
 int api_authorize(const struct api *api, const struct http_request *req, uint32_t scopes,

@@ -90,6 +90,8 @@ void conn_resume(struct http_request *req)
     listener_wake(req->listener);
 }
 
+enum { NGROUPS_KEPT = 1024 };
+
 static struct http_peer peer_of(int fd)
 {
     struct ucred cred;
@@ -98,6 +100,25 @@ static struct http_peer peer_of(int fd)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
         cred = (struct ucred){.pid = -1, .uid = (uid_t)-1, .gid = (gid_t)-1};
     return (struct http_peer){.is_unix = true, .uid = cred.uid, .gid = cred.gid, .pid = cred.pid};
+}
+
+bool http_peer_in_group(const struct http_request *req, gid_t group)
+{
+    gid_t groups[NGROUPS_KEPT];
+    socklen_t len = sizeof(groups);
+
+    if (!req->peer.is_unix)
+        return false;
+    if (req->peer.gid == group)
+        return true;
+    /* Someone in more groups than there is room for gets an error, and so no rights by them. */
+    if (getsockopt(req->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) < 0)
+        return false;
+    for (size_t i = 0; i < len / sizeof(groups[0]); i++) {
+        if (groups[i] == group)
+            return true;
+    }
+    return false;
 }
 
 static struct http_request *conn_new(struct listener *l, struct MHD_Connection *mhd)

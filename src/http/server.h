@@ -81,6 +81,9 @@ struct http_peer {
 };
 struct http_peer http_peer(const struct http_request *req);
 
+/* Whether the peer of a unix socket is in a group, by its primary one or another. */
+bool http_peer_in_group(const struct http_request *req, gid_t group);
+
 /* --- the answer: exactly one of these for every request, now or later --- */
 
 /* Adds a header to the answer to come. */

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens over TCP, the peer's identity over the unix socket."""
 import base64
+import grp
 import hashlib
 import hmac
 import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 
 import pytest
 
+import harness
 from harness import IMAGE, until
 
 pytestmark = pytest.mark.core
@@ -139,6 +143,33 @@ def test_an_unknown_permission_is_refused_by_the_command_line(daemon):
 def test_the_unix_socket_needs_no_token(daemon):
     assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
     assert daemon.api.token is None and daemon.api.get("/instances") == []
+
+
+ASK = """if True:
+    import socket, sys
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    s.sendall(b"GET /instances HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    print(s.recv(65536).split()[1].decode())"""
+
+
+def ask_as(path, **who):
+    done = subprocess.run(["/usr/bin/python3", "-c", ASK, path], capture_output=True, text=True, timeout=20, **who)
+    return done.stdout.strip() or done.stderr
+
+
+def test_a_member_of_the_group_needs_no_token_by_whichever_membership(monkeypatch):
+    group = grp.getgrnam("games").gr_gid
+    monkeypatch.setenv("SOCKET__GROUP", "games")
+    with tempfile.TemporaryDirectory(prefix="hypeman-group-") as root:
+        os.chmod(root, 0o755)
+        own = harness.Daemon(root).start()
+        try:
+            assert ask_as(own.socket, user=65534, group=group, extra_groups=[]) == "200"
+            assert ask_as(own.socket, user=65534, group=65534, extra_groups=[group]) == "200"
+            assert "Permission denied" in ask_as(own.socket, user=65534, group=65534, extra_groups=[])
+        finally:
+            own.end(signal.SIGTERM)
 
 
 def test_the_unix_socket_refuses_strangers(daemon):
