@@ -17,7 +17,7 @@ static void fail(struct jread *j)
 
 static void blanks(struct jread *j)
 {
-    while (j->p < j->end && memchr(" \t\r\n", *j->p, 4))
+    while (j->p < j->end && (*j->p == ' ' || *j->p == '\t' || *j->p == '\r' || *j->p == '\n'))
         j->p++;
 }
 
@@ -231,12 +231,14 @@ static void skip_scalar(struct jread *j, char c)
     }
 }
 
+/* NOLINTNEXTLINE(misc-no-recursion): JREAD_DEPTH bounds it */
 void jread_skip(struct jread *j)
 {
-    char c;
+    char c = '\0';
 
     blanks(j);
-    c = j->p < j->end ? *j->p : '\0';
+    if (j->p < j->end)
+        c = *j->p;
     if (c == '{') {
         jread_object(j);
         for (char *key; (key = jread_key(j)); free(key))

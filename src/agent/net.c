@@ -17,6 +17,8 @@
 
 #define ETH "eth0"
 
+enum { HOSTS_MAX = 64 * 1024 };
+
 static int set_address(struct sockaddr *where, const char *text, struct err *e)
 {
     struct sockaddr_in in = {.sin_family = AF_INET};
@@ -132,7 +134,7 @@ int network_up(const struct guest_network *n, struct err *e)
 /* Images carry an empty /etc/hosts where their builder mounted its own. */
 static bool hosts_is_ours(void)
 {
-    auto_buf struct buf text = BUF(64 * 1024);
+    auto_buf struct buf text = BUF(HOSTS_MAX);
 
     return !slurp("/etc/hosts", &text) ? buf_ok(&text)
                                        : text.len == 0 || strstr(text.data, "# hypeman\n");

@@ -14,6 +14,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+enum { TEXT_MAX = 64 * 1024 };
+
 void say(const char *fmt, ...)
 {
     auto_buf struct buf line = BUF(2048);
@@ -64,7 +66,7 @@ static bool create(const char *path, const char *text)
 bool replace_text(const char *path, const char *text)
 {
     auto_free char *temporary = mem_printf("%s.hypeman", path);
-    auto_buf struct buf old = BUF(64 * 1024);
+    auto_buf struct buf old = BUF(TEXT_MAX);
 
     /* Under TCG each of these is milliseconds of the boot: no more than it takes. */
     if ((slurp(path, &old) && strcmp(buf_str(&old), text) == 0) || create(path, text))
