@@ -73,6 +73,8 @@ static void push_machine(struct argv *a, const struct qemu_machine *machine,
  * that the end of the process. A translated guest would calibrate its TSC against
  * a timer that a busy host delays, and now and then hang: it is told the rate. Its
  * crypto self-tests and zeroed allocations are a quarter of its start.
+ * tsc=reliable: on a busy host translated guests lose timer ticks, the kernel blames the
+ * TSC for it, and its clock is wrong from then on (10 % fast was seen).
  */
 static void push_kernel(struct argv *a, const struct vmm_host *host)
 {
@@ -84,7 +86,7 @@ static void push_kernel(struct argv *a, const struct vmm_host *host)
         argv_pushf(
             a,
             "console=ttyS0 reboot=t panic=-1 quiet loglevel=1 no_timer_check cryptomgr.notests "
-            "init_on_alloc=0 tsc_early_khz=%" PRIu64,
+            "init_on_alloc=0 tsc=reliable tsc_early_khz=%" PRIu64,
             host->tsc_khz);
     else
         argv_push(

@@ -119,7 +119,7 @@ static void a_microvm_gets_these_arguments(void **state)
     assert_pair(&a,
                 "-append",
                 "console=ttyS0 reboot=t panic=-1 quiet loglevel=1 no_timer_check cryptomgr.notests "
-                "init_on_alloc=0 tsc_early_khz=2445430");
+                "init_on_alloc=0 tsc=reliable tsc_early_khz=2445430");
     assert_pair(&a, "-chardev", "socket,id=api,fd=3,server=on,wait=off");
     assert_pair(&a, "-mon", "chardev=api,mode=control");
     assert_pair(&a, "-chardev", "socket,id=events,fd=4,server=on,wait=off");
