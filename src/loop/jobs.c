@@ -233,11 +233,6 @@ void job_cancel(struct job *job)
     }
 }
 
-bool job_was_cancelled(const struct job *job)
-{
-    return job->err.code == ERR_CANCELLED;
-}
-
 unsigned jobs_running(const struct jobs *jobs, unsigned kind)
 {
     return jobs->kinds[kind].running;

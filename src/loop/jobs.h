@@ -61,8 +61,6 @@ int jobs_submit(struct jobs *jobs, struct job *job, struct err *e);
  */
 void job_cancel(struct job *job);
 
-bool job_was_cancelled(const struct job *job);
-
 /* For tests and metrics. */
 unsigned jobs_running(const struct jobs *jobs, unsigned kind);
 unsigned jobs_waiting(const struct jobs *jobs, unsigned kind);

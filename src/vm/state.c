@@ -26,13 +26,6 @@ static const struct {
 };
 static_assert(sizeof(states) / sizeof(states[0]) == N_VM_STATES, "states[] misses a vm_state");
 
-static const char *const sources[] = {
-    [VM_BY_REQUEST] = "request",
-    [VM_BY_EXIT] = "exit",
-    [VM_BY_EVENT] = "event",
-    [VM_BY_PROBE] = "probe",
-};
-
 const char *vm_state_name(enum vm_state s)
 {
     return states[s].name;
@@ -41,11 +34,6 @@ const char *vm_state_name(enum vm_state s)
 const char *vm_state_phase(enum vm_state s)
 {
     return states[s].phase;
-}
-
-const char *vm_source_name(enum vm_source s)
-{
-    return sources[s];
 }
 
 bool vm_state_has_process(enum vm_state s)

@@ -64,7 +64,6 @@ struct vm_run {
 const char *vm_state_name(enum vm_state s);  /* "Running" */
 const char *vm_state_phase(enum vm_state s); /* "running": the key of phase_durations_ms */
 bool vm_state_parse(const char *name, enum vm_state *out);
-const char *vm_source_name(enum vm_source s);
 bool vm_state_has_process(enum vm_state s);
 
 /* Moves to another state (or confirms the present one), with the accounting of phases. */
