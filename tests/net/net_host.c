@@ -4,7 +4,9 @@
  * that this program is started in, told what to do by lines on its standard input.
  * It answers each with one line: "ok ..." or "error ...".
  *
- *   guest NETNS [ADDRESS]  a slot, and a guest behind it: eth0 in that namespace. "ok TAP ADDRESS"
+ *   guest NETNS ADDRESS|- [plain]
+ *                          a slot, and a guest behind it: eth0 in that namespace, without
+ *                          offloads if it is plain. "ok TAP ADDRESS"
  *   end TAP                the guest's VMM ends; its slot goes back
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
@@ -81,6 +83,7 @@ static void *be_vmm(void *arg)
 
 struct opening {
     const char *netns;
+    int offloads;
     int fd;
 };
 
@@ -95,7 +98,7 @@ static void *open_guest_tap(void *arg)
     if (ns < 0 || setns(ns, CLONE_NEWNET) < 0)
         return NULL;
     fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || ioctl(fd, TUNSETIFF, &r) < 0 || ioctl(fd, TUNSETOFFLOAD, OFFLOADS) < 0)
+    if (fd < 0 || ioctl(fd, TUNSETIFF, &r) < 0 || ioctl(fd, TUNSETOFFLOAD, o->offloads) < 0)
         return NULL;
     o->fd = take_fd(&fd);
     return NULL;
@@ -107,9 +110,9 @@ static void say(const char *text)
     (void)fflush(stdout);
 }
 
-static void make_guest(const char *netns, const char *address)
+static void make_guest(const char *netns, const char *address, bool plain)
 {
-    struct opening o = {netns, -1};
+    struct opening o = {netns, plain ? 0 : OFFLOADS, -1};
     struct guest *g = guests;
     uint32_t wanted = 0;
     char text[ADDRESS_TEXT_SIZE];
@@ -118,7 +121,7 @@ static void make_guest(const char *netns, const char *address)
 
     while (g->slot)
         g++;
-    if (address)
+    if (address && strcmp(address, "-") != 0)
         (void)address_parse(address, &wanted);
     g->slot = net_claim(net, wanted, &e);
     if (!g->slot || net_bind(net_plan(net), g->slot, &e) < 0) {
@@ -131,7 +134,7 @@ static void make_guest(const char *netns, const char *address)
     pthread_join(t, NULL);
     g->host_fd = fcntl(g->slot->fd, F_DUPFD_CLOEXEC, 0);
     g->guest_fd = o.fd;
-    (void)ioctl(g->host_fd, TUNSETOFFLOAD, OFFLOADS);
+    (void)ioctl(g->host_fd, TUNSETOFFLOAD, o.offloads);
     atomic_store(&g->ends, false);
     pthread_create(&g->thread, NULL, be_vmm, g);
     printf("ok %s %s\n", g->slot->tap, address_text(g->slot->address, text));
@@ -205,7 +208,9 @@ static void obey(char *line)
     uint64_t n = 0;
 
     if (strcmp(verb, "guest") == 0) {
-        make_guest(first, rest);
+        const char *address = strsep(&rest, " ");
+
+        make_guest(first, address, rest != NULL);
     } else if (strcmp(verb, "end") == 0) {
         end_guest(first);
     } else if (strcmp(verb, "claim") == 0) {
