@@ -62,8 +62,11 @@ void net_release(struct net *n, struct net_slot *slot);
 /* The instance is gone; 0 is fine. */
 void net_give_back(struct net *n, uint32_t address);
 
-/* What somebody else took away is put back. */
-void net_repair(struct net *n);
+/*
+ * What the operator is to run, because somebody else's firewall drops what guests send
+ * and receive; "" when nothing is in the way.
+ */
+const char *net_firewall_commands(const struct net *n);
 
 struct net_counts {
     unsigned ready;     /* slots in the pool */

@@ -22,11 +22,7 @@ struct turn {
     size_t n;
     size_t n_returned; /* of them, in front: to be unbound first */
     size_t n_kept;     /* of all, in front: to be bound; the rest is removed */
-    bool writes_rules;
-    char uplink[IFNAMSIZ];
-    struct binding *bindings;
-    size_t n_bindings;
-    struct err rules_err;
+    struct upkeep_work upkeep;
 };
 
 static unsigned ceiling(const struct net *n)
@@ -58,6 +54,7 @@ struct binding *pool_bindings(struct net *n, size_t *n_out)
             if (s->is_lent)
                 continue;
             memcpy(v[count].tap, s->tap, sizeof(s->tap));
+            v[count].ifindex = s->ifindex;
             v[count++].address = s->bound;
         }
     }
@@ -71,11 +68,8 @@ static void run(struct job *job)
 {
     struct turn *t = container_of(job, struct turn, job);
     const struct net_plan *plan = &t->net->plan;
-    struct rules_input rules = {
-        .plan = plan, .uplink = t->uplink, .bindings = t->bindings, .n_bindings = t->n_bindings};
 
-    if (t->writes_rules)
-        (void)rules_apply(&rules, &t->rules_err);
+    upkeep_run(&t->upkeep);
     if (t->n_returned > 0 && slots_unbind(plan, t->v, t->n_returned, &job->err) < 0)
         return;
     if (t->n > t->n_kept && slots_delete(plan, t->v + t->n_kept, t->n - t->n_kept, &job->err) < 0)
@@ -106,8 +100,17 @@ static void take_back(struct net *n, struct turn *t)
     }
     if (failed && t->job.err.code != ERR_CANCELLED)
         log_warn("network: slots were not made ready: %s", t->job.err.msg);
-    if (t->rules_err.code != ERR_NONE)
-        log_error("network: the firewall's rules are not in place: %s", t->rules_err.msg);
+}
+
+/* What is in guests' way is said when it comes, and when it goes. */
+static void take_upkeep(struct net *n, const struct upkeep_work *u)
+{
+    memcpy(n->uplink, u->uplink, sizeof(n->uplink));
+    n->has_opened_uplink = n->has_opened_uplink || u->opened_uplink;
+    if (u->err.code != ERR_NONE)
+        log_error("network: not all is in place: %s", u->err.msg);
+    else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0)
+        net_note_firewall(n, u->commands);
 }
 
 static void done(struct job *job)
@@ -117,8 +120,9 @@ static void done(struct job *job)
     bool failed = job->err.code != ERR_NONE;
 
     take_back(n, t);
+    take_upkeep(n, &t->upkeep);
     n->turn = NULL;
-    free(t->bindings);
+    free(t->upkeep.bindings);
     free(t);
     if (!failed)
         pool_kick(n);
@@ -169,12 +173,22 @@ static void add_new(struct net *n, struct turn *t)
     t->n_kept = t->n;
 }
 
-static void add_rules(struct net *n, struct turn *t)
+static bool is_wanted(const struct upkeep *u)
 {
-    t->writes_rules = true;
-    memcpy(t->uplink, n->uplink, sizeof(t->uplink));
-    t->bindings = pool_bindings(n, &t->n_bindings);
-    n->wants_rules = false;
+    return u->rules || u->links || u->uplink || u->firewall;
+}
+
+static void add_upkeep(struct net *n, struct turn *t)
+{
+    struct upkeep_work *u = &t->upkeep;
+
+    u->plan = &n->plan;
+    u->todo = n->wants;
+    memcpy(u->uplink, n->uplink, sizeof(u->uplink));
+    if (!is_wanted(&n->wants))
+        return;
+    u->bindings = pool_bindings(n, &u->n_bindings);
+    n->wants = (struct upkeep){0};
     n->epoch++;
 }
 
@@ -187,13 +201,12 @@ void pool_kick(struct net *n)
         return;
     t = mem_new(struct turn);
     t->net = n;
-    if (n->wants_rules)
-        add_rules(n, t);
+    add_upkeep(n, t);
     if (!list_empty(&n->returned))
         add_returned(n, t);
     else
         add_new(n, t);
-    if (t->n == 0 && !t->writes_rules) {
+    if (t->n == 0 && !is_wanted(&t->upkeep.todo)) {
         free(t);
         return;
     }
@@ -248,7 +261,8 @@ void net_settle(struct net *n, struct net_slot *s)
 {
     s->is_lent = false;
     if (s->claimed_at != n->epoch)
-        net_repair(n); /* the rules were written meanwhile, without it */
+        pool_want(n,
+                  &(struct upkeep){.rules = true, .links = true}); /* it was left out of a repair */
 }
 
 void net_release(struct net *n, struct net_slot *s)
@@ -272,9 +286,12 @@ void net_give_back(struct net *n, uint32_t address)
     addresses_give_back(&n->addresses, address);
 }
 
-void net_repair(struct net *n)
+void pool_want(struct net *n, const struct upkeep *more)
 {
-    n->wants_rules = true;
+    n->wants.rules |= more->rules;
+    n->wants.links |= more->links;
+    n->wants.uplink |= more->uplink;
+    n->wants.firewall |= more->firewall;
     pool_kick(n);
 }
 

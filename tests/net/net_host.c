@@ -10,6 +10,8 @@
  *   end TAP                the guest's VMM ends; its slot goes back
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
+ *   release                gives them back
+ *   waiting                "ok N": so many of them hold packets that nobody has read
  *   settle                 waits until the pool is full and nothing is under way
  *   counts                 "ok READY CLAIMED ADDRESSES REPAIRS"
  *   stop                   as at the daemon's end
@@ -192,6 +194,20 @@ static void release(void)
     say("ok");
 }
 
+/* Whose TAP holds something that nobody has read. */
+static void count_waiting(void)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < n_claimed; i++) {
+        struct pollfd p = {claimed[i]->fd, POLLIN, 0};
+
+        n += poll(&p, 1, 0) == 1;
+    }
+    printf("ok %u\n", n);
+    (void)fflush(stdout);
+}
+
 static void look_again(struct timer *t)
 {
     if (net_is_busy(net))
@@ -218,6 +234,8 @@ static void obey(char *line)
         claim(n);
     } else if (strcmp(verb, "release") == 0) {
         release();
+    } else if (strcmp(verb, "waiting") == 0) {
+        count_waiting();
     } else if (strcmp(verb, "settle") == 0) {
         look_again(&again);
     } else if (strcmp(verb, "counts") == 0) {

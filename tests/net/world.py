@@ -54,7 +54,7 @@ class Host:
     def _answer(self):
         ready = select.select([self.process.stdout], [], [], PATIENCE)[0]
         line = self.process.stdout.readline().split() if ready else []
-        assert line and line[0] == "ok", f"{line}\n{self.said()}"
+        assert line and line[0] == "ok", f"{' '.join(line)}\n{self.said()}"
         return line[1:]
 
     def tell(self, words):
