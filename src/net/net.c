@@ -97,6 +97,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
 
     n->loop = loop;
     n->lock_fd = -1;
+    n->refill.fn = pool_refill;
     list_init(&n->ready);
     list_init(&n->claimed);
     list_init(&n->returned);
@@ -254,6 +255,7 @@ static void remove_all(struct net *n)
 void net_stop(struct net *n)
 {
     n->is_stopping = true;
+    loop_timer_stop(n->loop, &n->refill);
     net_watch_free(n->watch);
     n->watch = NULL;
     jobs_stop(n->jobs);

@@ -220,6 +220,11 @@ void pool_kick(struct net *n)
     }
 }
 
+void pool_refill(struct timer *t)
+{
+    pool_kick(container_of(t, struct net, refill));
+}
+
 struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
 {
     struct net_slot *s;
@@ -246,7 +251,8 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
     s->claimed_at = n->epoch;
     list_append(&n->claimed, &s->link);
     n->n_claimed++;
-    pool_kick(n);
+    if (n->refill.place == 0)
+        loop_timer_start(n->loop, &n->refill, 0);
     return s;
 }
 
@@ -307,7 +313,7 @@ struct net_counts net_counts(const struct net *n)
 
 bool net_is_busy(const struct net *n)
 {
-    return n->turn != NULL;
+    return n->turn != NULL || n->refill.place != 0;
 }
 
 void pool_empty(struct net *n)

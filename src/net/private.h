@@ -29,7 +29,8 @@ struct net {
     struct list returned; /* what led to whom is gone is still to be unbound */
     unsigned n_ready;
     unsigned n_claimed;
-    struct turn *turn; /* the job that is under way; NULL: none */
+    struct turn *turn;   /* the job that is under way; NULL: none */
+    struct timer refill; /* due at once: a claim itself wakes no thread */
 
     char uplink[IFNAMSIZ]; /* as the rules have it */
     struct upkeep wants;
@@ -41,6 +42,9 @@ struct net {
     struct tap_link *found; /* at start; until they are adopted or swept */
     size_t n_found;
 };
+
+/* What net->refill does. */
+void pool_refill(struct timer *t);
 
 /* Starts a turn of what there is to do: unbinding, refilling, rules. */
 void pool_kick(struct net *n);

@@ -9,7 +9,8 @@
  *                          offloads if it is plain. "ok TAP ADDRESS"
  *   end TAP                the guest's VMM ends; its slot goes back
  *   forget ADDRESS         the instance is gone, the address is free
- *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
+ *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim. Those
+ *                          of the pool are taken with system calls forbidden
  *   release                gives them back
  *   waiting                "ok N": so many of them hold packets that nobody has read
  *   settle                 waits until the pool is full and nothing is under way
@@ -30,6 +31,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -166,15 +168,29 @@ static int64_t now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* While this says "block", a system call of this thread is a signal that ends the program. */
+static _Atomic char calls = SYSCALL_DISPATCH_FILTER_ALLOW;
+
+static char arm(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &calls) == 0
+               ? SYSCALL_DISPATCH_FILTER_BLOCK
+               : SYSCALL_DISPATCH_FILTER_ALLOW;
+}
+
 static void claim(uint64_t n)
 {
+    char forbidden = n <= net_counts(net).ready ? arm() : SYSCALL_DISPATCH_FILTER_ALLOW;
     int64_t began = now_ns();
     struct err e = {0};
     uint64_t i;
 
     for (i = 0; i < n && n_claimed < SLOTS; i++) {
-        struct net_slot *s = net_claim(net, 0, &e);
+        struct net_slot *s;
 
+        atomic_store(&calls, forbidden);
+        s = net_claim(net, 0, &e);
+        atomic_store(&calls, SYSCALL_DISPATCH_FILTER_ALLOW);
         if (!s)
             break;
         claimed[n_claimed++] = s;

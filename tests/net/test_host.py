@@ -275,3 +275,9 @@ def test_what_waits_in_a_tap_is_not_for_the_next_guest(host):
     host.settle()
     host.tell(f"claim {host.counts()['ready']}")
     assert host.tell("waiting") == ["0"]
+
+
+def test_a_claim_makes_no_system_call(host):
+    host.settle()
+    host.tell(f"claim {host.counts()['ready']}")  # a system call there would end the program
+    host.tell("release")

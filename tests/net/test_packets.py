@@ -250,3 +250,20 @@ def tcp(source, destination, sport, dport, flags):
     header = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + b"\1\2\3\4\5\6\7\x08\x50" + bytes([flags]) + b"\x10\0\0\0\0\0"
     pseudo = socket.inet_aton(source) + socket.inet_aton(destination) + b"\0\6" + len(header).to_bytes(2, "big")
     return header[:16] + checksum(pseudo + header).to_bytes(2, "big") + header[18:]
+
+
+def test_the_packet_inside_an_icmp_error_is_what_its_sender_sent(host):
+    """Addresses and the embedded header's own checksum, on both sides."""
+    one = host.guest()
+    for ns, source, destination in ((one.ns, INNER, OUTSIDE), (host.ns, GATEWAY, one.address)):
+        with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=5) as raw:
+            with ns.socket(socket.SOCK_DGRAM) as s:
+                s.sendto(b"?", (destination, 4321))
+            error = b""
+            while error[20:22] != b"\3\3":
+                error = raw.recv(65535)
+        embedded = error[28:48]
+        assert socket.inet_ntoa(embedded[12:16]) == source
+        assert socket.inet_ntoa(embedded[16:20]) == destination
+        assert checksum(embedded) == 0
+        assert checksum(error[20:]) == 0
