@@ -106,6 +106,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
         net_free(n);
         return NULL;
     }
+    n->tools.plan = &n->plan;
     addresses_init(&n->addresses, n->plan.outer);
     n->is_on = settings->enabled ? may_we(n) == 1 : off(n, "network.enabled is false") == 1;
     if (n->is_on && look_at_host(n, e) < 0) {
@@ -273,6 +274,7 @@ void net_free(struct net *n)
         return;
     jobs_free(n->jobs);
     addresses_free(&n->addresses);
+    nl_park_close(&n->tools.parked);
     free(n->found);
     if (n->lock_fd >= 0)
         close(n->lock_fd);

@@ -51,7 +51,7 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e);
 
 /* Worker: makes the claimed slot lead to its address. Nothing to do for a new instance's, as a
  * rule. */
-int net_bind(const struct net_plan *plan, struct net_slot *slot, struct err *e);
+int net_bind(struct net *n, struct net_slot *slot, struct err *e);
 
 /* The operation that claimed it has succeeded: the slot is its VMM's, and the loop's to read. */
 void net_settle(struct net *n, struct net_slot *slot);

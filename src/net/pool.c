@@ -17,7 +17,7 @@ enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64 };
  */
 struct turn {
     struct job job;
-    struct net *net; /* for done(); run() reads the plan alone */
+    struct net *net; /* for done(); run() uses its tools alone */
     struct net_slot *v[BATCH];
     size_t n;
     size_t n_returned; /* of them, in front: to be unbound first */
@@ -67,15 +67,15 @@ struct binding *pool_bindings(struct net *n, size_t *n_out)
 static void run(struct job *job)
 {
     struct turn *t = container_of(job, struct turn, job);
-    const struct net_plan *plan = &t->net->plan;
+    struct slot_tools *tools = &t->net->tools;
 
     upkeep_run(&t->upkeep);
-    if (t->n_returned > 0 && slots_unbind(plan, t->v, t->n_returned, &job->err) < 0)
+    if (t->n_returned > 0 && slots_unbind(tools, t->v, t->n_returned, &job->err) < 0)
         return;
-    if (t->n > t->n_kept && slots_delete(plan, t->v + t->n_kept, t->n - t->n_kept, &job->err) < 0)
+    if (t->n > t->n_kept && slots_delete(tools, t->v + t->n_kept, t->n - t->n_kept, &job->err) < 0)
         return;
     if (t->n_kept > 0)
-        (void)slots_bind(plan, t->v, t->n_kept, &job->err);
+        (void)slots_bind(tools, t->v, t->n_kept, &job->err);
 }
 
 /* --- on the loop --- */
@@ -256,11 +256,11 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
     return s;
 }
 
-int net_bind(const struct net_plan *plan, struct net_slot *s, struct err *e)
+int net_bind(struct net *n, struct net_slot *s, struct err *e)
 {
     if (s->ifindex && s->bound == s->address)
         return 0;
-    return slots_bind(plan, &s, 1, e);
+    return slots_bind(&n->tools, &s, 1, e);
 }
 
 void net_settle(struct net *n, struct net_slot *s)
@@ -332,7 +332,7 @@ void pool_empty(struct net *n)
                 break;
             v[count] = s;
         }
-        if (count > 0 && slots_delete(&n->plan, v, count, &e) < 0) {
+        if (count > 0 && slots_delete(&n->tools, v, count, &e) < 0) {
             log_warn("network: %s", e.msg);
             err_clear(&e);
         }

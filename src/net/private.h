@@ -18,6 +18,7 @@ struct net {
     struct loop *loop;
     struct jobs *jobs; /* one thread */
     struct net_plan plan;
+    struct slot_tools tools;
     bool is_on;
     bool is_stopping;
     char why_off[300];

@@ -128,7 +128,7 @@ static void make_guest(const char *netns, const char *address, bool plain)
     if (address && strcmp(address, "-") != 0)
         (void)address_parse(address, &wanted);
     g->slot = net_claim(net, wanted, &e);
-    if (!g->slot || net_bind(net_plan(net), g->slot, &e) < 0) {
+    if (!g->slot || net_bind(net, g->slot, &e) < 0) {
         printf("error %s\n", e.msg);
         (void)fflush(stdout);
         return;

@@ -192,11 +192,12 @@ def test_a_guest_with_a_small_mtu_is_heeded_by_the_host_and_by_other_guests(host
 def test_hairpin_provokes_no_redirects(host):
     one, two = host.guest(), host.guest()
     two.ns.listen(80, hello("two"))
+    one.ns.listen(80, hello("one"))
     listener = one.ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=1)
     with listener:
         for _ in range(5):
             fetch(one.ns, two.address)
-            ping(one.ns, one.address)
+            fetch(one.ns, one.address)
         types = set()
         while True:
             try:
