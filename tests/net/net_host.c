@@ -11,6 +11,7 @@
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim. Those
  *                          of the pool are taken with system calls forbidden
+ *   keep                   their VMMs run: until then they are lent to a job
  *   release                gives them back
  *   waiting                "ok N": so many of them hold packets that nobody has read
  *   settle                 waits until the pool is full and nothing is under way
@@ -224,6 +225,13 @@ static void count_waiting(void)
     (void)fflush(stdout);
 }
 
+static void keep(void)
+{
+    for (size_t i = 0; i < n_claimed; i++)
+        net_settle(net, claimed[i]);
+    say("ok");
+}
+
 static void look_again(struct timer *t)
 {
     if (net_is_busy(net))
@@ -250,6 +258,8 @@ static void obey(char *line)
         claim(n);
     } else if (strcmp(verb, "release") == 0) {
         release();
+    } else if (strcmp(verb, "keep") == 0) {
+        keep();
     } else if (strcmp(verb, "waiting") == 0) {
         count_waiting();
     } else if (strcmp(verb, "settle") == 0) {

@@ -125,6 +125,18 @@ def until_repaired(host, repairs):
     host.settle()
 
 
+def test_a_slot_that_a_job_has_while_rules_are_put_back_is_not_forgotten(host):
+    host.settle()
+    host.tell("claim 1")
+    route = [line for line in host.ns.run("ip -o route").splitlines() if line.startswith("10.100.")][0].split()
+    repairs = host.counts()["repairs"]
+    host.ns.run("nft flush ruleset")
+    until_repaired(host, repairs)
+    host.tell("keep")
+    host.settle()
+    assert f'"{route[2]}" : {route[0]}' in host.ns.run("nft list map ip hypeman outer")
+
+
 @pytest.mark.parametrize("change", [
     "nft delete table ip hypeman",
     "nft flush chain ip hypeman icmp_from",

@@ -258,13 +258,15 @@ def test_the_packet_inside_an_icmp_error_is_what_its_sender_sent(host):
     one = host.guest()
     for ns, source, destination in ((one.ns, INNER, OUTSIDE), (host.ns, GATEWAY, one.address)):
         with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=5) as raw:
-            with ns.socket(socket.SOCK_DGRAM) as s:
-                s.sendto(b"?", (destination, 4321))
+            with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_RAW) as s:
+                ends = socket.inet_aton(source) + socket.inet_aton(destination)
+                s.sendto(b"\x45\0\0\x1d\x42\x42\x40\0\x40\x11\0\0" + ends + b"\x10\xe1\x10\xe1\0\x09\0\0?", (destination, 0))
             error = b""
             while error[20:22] != b"\3\3":
                 error = raw.recv(65535)
         embedded = error[28:48]
         assert socket.inet_ntoa(embedded[12:16]) == source
         assert socket.inet_ntoa(embedded[16:20]) == destination
+        assert embedded[4:6] == b"\x42\x42"
         assert checksum(embedded) == 0
         assert checksum(error[20:]) == 0
