@@ -111,7 +111,7 @@ int launch_boot(struct vm_op *op, struct err *e)
     uint64_t incarnation = op->run.incarnation + 1;
     struct vmm_boot boot;
 
-    if (network_bind(op, e) < 0 || write_config(op, incarnation, e) < 0)
+    if (network_bind(op, "network", e) < 0 || write_config(op, incarnation, e) < 0)
         return -1;
     boot = launch_plan(op); /* a slot that was just made has its file only now */
     if (start_process(op, &boot, e) < 0)

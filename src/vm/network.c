@@ -22,9 +22,9 @@ int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *
     return 0;
 }
 
-int network_bind(const struct vm_op *op, struct err *e)
+int network_bind(const struct vm_op *op, const char *span, struct err *e)
 {
-    auto_span span = op_span(&op->job.op, "network");
+    auto_span scope = op_span(&op->job.op, span);
 
     return op->slot ? net_bind(op->env->net, op->slot, e) : 0;
 }

@@ -13,8 +13,8 @@
 /* Loop: a slot for the VMM that the op's job is to start; op->run.address is the instance's. */
 int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e);
 
-/* Worker: before the VMM is started. */
-int network_bind(const struct vm_op *op, struct err *e);
+/* Worker: before the VMM is started. span is what a trace calls it. */
+int network_bind(const struct vm_op *op, const char *span, struct err *e);
 
 /* Loop: the op is over; what nobody took from it goes back. */
 void network_let_go(struct vm_op *op);

@@ -86,7 +86,8 @@ int restore_wake(struct vm_op *op, restore_commit *commit, struct err *e)
 {
     struct err ignored = {0};
 
-    if (network_bind(op, e) < 0 || load(op, e) < 0 || commit_and_run(op, commit, e) < 0)
+    if (network_bind(op, "restore_network", e) < 0 || load(op, e) < 0 ||
+        commit_and_run(op, commit, e) < 0)
         return -1;
     if (snapshot_remove(op->dir_fd, &ignored) < 0)
         log_warn("instance %s: its used snapshot stays until the next: %s", op->id, ignored.msg);
