@@ -102,8 +102,9 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
 }
 
 /*
- * The process of a standby or restore that a crash cut short may still be paused.
- * What is left of the snapshot says so; the VM runs on, and the snapshot goes.
+ * The process of a standby, restore or fork that a crash cut short may still be paused.
+ * What is left of the snapshot says so. It goes before the VM runs on: from then on it
+ * would no longer be the continuation of the disk.
  */
 static void run_on(const struct instance *row, int dir_fd, int pidfd)
 {
@@ -113,10 +114,14 @@ static void run_on(const struct instance *row, int dir_fd, int pidfd)
 
     if (!snapshot_is_there(dir_fd))
         return;
-    log_info("instance %s (%s) was on its way into or out of standby; it runs on",
+    log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
              row->id,
              row->spec->name);
-    if (vmm_resume(&op, &vm, &e) < 0 || snapshot_remove(dir_fd, &e) < 0)
+    if (snapshot_remove(dir_fd, &e) < 0) {
+        log_warn("instance %s: %s", row->id, e.msg);
+        err_clear(&e);
+    }
+    if (vmm_resume(&op, &vm, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
