@@ -130,8 +130,11 @@ static int capture_check(const struct instance *row, struct vm_op *op, struct er
 
 static int save_and_clone(struct vm_op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
-    if (snapshot_save_into(&op->job.op, vm, op->env->host, op->run.incarnation, to_fd, e) < 0)
+    auto_span span = op_span(&op->job.op, "snapshot");
+
+    if (snapshot_save(&op->job.op, vm, op->env->host, op->run.incarnation, e) < 0)
         return -1;
+    span_end(&span);
     return clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
 }
 
@@ -146,16 +149,19 @@ static int capture_run(struct vm_op *op, struct err *e)
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
-    rc = vmm_pause(&op->job.op, &vm, e) < 0 ? -1 : save_and_clone(op, &vm, to_fd, e);
+    rc = save_and_clone(op, &vm, to_fd, e);
     resume.deadline_ms = clock_ms() + RESUME_MS;
     if (vmm_resume(&resume, &vm, &failed) < 0) {
         log_error("instance %s does not run on after a fork: %s", op->id, failed.msg);
         if (rc == 0)
             *e = failed;
+        err_clear(&failed);
         rc = -1;
     }
-    if (rc == 0)
+    if (rc == 0 && snapshot_publish(dir_fd, to_fd, e) == 0)
         return 0;
+    if (snapshot_remove(dir_fd, &failed) < 0)
+        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, failed.msg);
     remove_half(op->env, op->other);
     return err_wrap(e, "fork %s", op->spec->name);
 }

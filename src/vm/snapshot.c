@@ -44,43 +44,31 @@ static int sync_disk(int dir_fd, struct err *e)
     return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
 }
 
-/* The files of a snapshot of a paused VM, into a new directory. */
-static int save_files(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
-                      uint64_t incarnation, int snapshot_fd, struct err *e)
-{
-    return vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0
-               ? -1
-               : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
-}
-
 static int new_dir(int parent_fd, const char *name, struct err *e)
 {
     return mkdirat(parent_fd, name, 0700) < 0 ? err_errno(e, "create the snapshot's directory")
                                               : dir_open(parent_fd, name, e);
 }
 
-int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
-                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e)
+int snapshot_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, struct err *e)
 {
-    auto_span span = op_span(op, "snapshot");
-    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = -1;
 
-    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0)
+    if (snapshot_remove(vm->dir_fd, e) < 0)
         return -1;
-    return dir_sync(snapshot_fd, e);
+    snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
+    if (snapshot_fd < 0 || vmm_pause(op, vm, e) < 0 ||
+        vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0)
+        return -1;
+    return write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
 }
 
-static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
-                uint64_t incarnation, struct err *e)
+int snapshot_publish(int from_fd, int to_fd, struct err *e)
 {
-    auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
-
-    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0 ||
-        sync_disk(vm->dir_fd, e) < 0)
-        return -1;
-    if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
+    if (renameat(from_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0)
         return err_errno(e, "publish the snapshot");
-    return dir_sync(vm->dir_fd, e);
+    return dir_sync(to_fd, e);
 }
 
 /* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
@@ -103,9 +91,10 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     auto_span span = op_span(op, "snapshot");
 
     /* Most of the disk's dirty pages go out while the guest still runs. */
-    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(vm->dir_fd, e) < 0)
+    if (sync_disk(vm->dir_fd, e) < 0)
         return -1;
-    if (vmm_pause(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+    if (snapshot_save(op, vm, host, incarnation, e) < 0 || sync_disk(vm->dir_fd, e) < 0 ||
+        snapshot_publish(vm->dir_fd, vm->dir_fd, e) < 0) {
         go_on(vm);
         return -1;
     }
@@ -161,7 +150,12 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
                    buf_str(&now));
 }
 
+/* No longer whole in one step, whatever becomes of the rest. */
 int snapshot_remove(int dir_fd, struct err *e)
 {
-    return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
+    if (tree_remove(dir_fd, HALF_MADE, e) < 0)
+        return -1;
+    if (renameat(dir_fd, VMM_SNAPSHOT_DIR, dir_fd, HALF_MADE) < 0)
+        return errno == ENOENT ? 0 : err_errno(e, "withdraw the snapshot");
+    return tree_remove(dir_fd, HALF_MADE, e);
 }

@@ -20,9 +20,17 @@
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e);
 
-/* A paused VM's snapshot into another instance's directory, which is not published yet. */
-int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
-                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e);
+/*
+ * The same in two steps, for another instance's directory: save pauses the VM and
+ * leaves it so, publish gives the snapshot away. The caller lets the VM run on and,
+ * where it does not publish, removes what is half made.
+ *
+ * What is half made is there before the VM is paused: a start after a crash knows by
+ * it that the VM has to be let run on.
+ */
+int snapshot_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, struct err *e);
+int snapshot_publish(int from_fd, int to_fd, struct err *e);
 
 /* Whether there is one, whole or half-made, of whichever incarnation. */
 bool snapshot_is_there(int dir_fd);
