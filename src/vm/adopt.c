@@ -125,12 +125,14 @@ static void run_on(const struct instance *row, int dir_fd, int pidfd)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
-/* The process is gone. If the snapshot it was to leave is whole, nothing is lost. */
+/* The process is gone. If the snapshot it was to leave is whole, nothing is lost; else what there
+ * is of one is of no use. */
 static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd)
 {
     struct err e = {0};
+    int found = dir_fd < 0 ? 0 : snapshot_find(dir_fd, row->run.incarnation, &e);
 
-    if (dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1) {
+    if (found == 1) {
         vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
         row->run.stopped_us = row->run.since_us;
         instance_changed(&a->w->table, row);
@@ -140,6 +142,8 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
                  row->spec->name);
         return;
     }
+    if (found < 0 || (dir_fd >= 0 && snapshot_remove(dir_fd, &e) < 0))
+        log_warn("instance %s: what is left of a snapshot stays: %s", row->id, e.msg);
     ended_unseen(a, row, dir_fd);
 }
 
