@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/clock.h"
+#include "vm/exit_note.h"
 #include "vm/launch.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -36,11 +37,22 @@ static int run(struct vm_op *op, struct err *e)
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
     if (op->dir_fd < 0 ||
         snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0 ||
-        proc_kill(&last_moment, op->pidfd, e) < 0 || vmm_clear_sockets(op->dir_fd, e) < 0)
+        proc_kill(&last_moment, op->pidfd, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
     vm_run_enter(&op->run, VM_STANDBY, VM_BY_REQUEST, wall_us());
     op->run.stopped_us = op->run.since_us;
-    return launch_commit_state(op, e) < 0 ? err_wrap(e, "standby %s", op->spec->name) : 0;
+    if (vmm_clear_sockets(op->dir_fd, e) < 0 || launch_commit_state(op, e) < 0)
+        return err_wrap(e, "standby %s", op->spec->name);
+    return 0;
+}
+
+/* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
+static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    if (op->run.state != VM_STANDBY)
+        return;
+    vm_op_show(w, row, op);
+    exit_note_store(w, row);
 }
 
 const struct vm_verb verb_standby = {
@@ -51,4 +63,5 @@ const struct vm_verb verb_standby = {
     .check = check,
     .run = run,
     .apply = vm_op_show,
+    .failed = failed,
 };
