@@ -223,7 +223,8 @@ static int step_fd(const char *call, int fd, enum need need)
     return step_path(call, fd, NULL, need);
 }
 
-/* --- what is intercepted --- */
+/* --- what is intercepted; the C library's parameters have reserved names --- */
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name) */
 
 #define REAL(name)                                                                                 \
     static __typeof__(name) *real;                                                                 \
@@ -396,3 +397,4 @@ ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
     }
     return real(fd, msg, flags);
 }
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
