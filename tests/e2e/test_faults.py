@@ -344,3 +344,126 @@ def test_a_vmm_that_is_killed_at_a_step_takes_nobody_with_it(world, recorded, sc
         return hit
 
     meet_each(w, steps if EVERY_STEP else steps[::2], meet)
+
+
+def test_a_snapshot_is_on_the_disk_before_it_has_its_name(world):
+    """Memory, state and what made it, then the name, then the record: nothing is told before."""
+    w = world
+    source = w.source_in("Running")
+    _, steps = w.faults.record(lambda: w.d.api.post(f"/instances/{source}/standby"))
+    place = {label: i for i, label in enumerate(steps)}  # of the last one
+
+    def in_order(*labels):
+        at = [place[label] for label in labels]
+        assert at == sorted(at), f"{labels} came at {at}"
+
+    here = "instances/SOURCE"
+    named = f"renameat {here}/snapshot"
+    for file in ("memory", "state", ".made-by.new"):
+        in_order(f"fsync {here}/snapshot.new/{file}", named)
+    in_order(f"renameat {here}/snapshot.new/made-by", f"fsync {here}/snapshot.new", named)
+    in_order("qmp stop", f"fdatasync {here}/overlay.raw", named, f"fsync {here}", "fdatasync hypeman.db-wal")
+    assert steps.index(f"mkdirat {here}/snapshot.new") < steps.index("qmp stop"), "a crash would leave it paused"
+    assert steps.index(f"fdatasync {here}/overlay.raw") < steps.index("qmp stop"), "the disk is flushed before the pause"
+
+
+# Each meets a disk that stands still on behalf of one operation; the last on behalf of the records of all.
+STALLS = {
+    "standby": ("Running", "standby", None, "fsync instances/SOURCE/snapshot.new/memory"),
+    "standby-named": ("Running", "standby", None, "fsync instances/SOURCE"),
+    "restore": ("Standby", "restore", None, "create instances/SOURCE/vmm.log"),
+    "capture": ("Running", "fork", {"from_running": True}, "create instances/.new-NEW/overlay.raw"),
+}
+
+
+def answers(w, *keys):
+    """Reads do not wait for the disk."""
+    listed = [one["id"] for one in w.d.api.get("/instances")]
+    for key in keys:
+        assert key in listed and w.get(key)["id"] == key
+
+
+STRONGER = list(itertools.product(["stop", "delete"], STALLS)) if EVERY_STEP else [
+    ("stop", "standby-named"), ("delete", "restore"), ("delete", "capture")]  # each takes 10 s of patience
+
+
+@pytest.mark.parametrize("stronger,name", STRONGER)
+def test_what_waits_for_a_disk_that_stands_still_can_be_stopped_and_deleted(world, stronger, name):
+    w = world
+    state, path, body, label = STALLS[name]
+    source = w.source_in(state)
+    w.faults.arm(STALL, label, 1)
+    fork = w.name("stalled")
+    body = {**body, "name": fork} if path == "fork" else body
+    work = Background(w.d.api.request, "POST", f"/instances/{source}/{path}", body)
+    until("it stands still", lambda: w.faults.hit() or not work.is_alive())
+    assert w.faults.hit()
+    answers(w, source, w.golden)
+    refusal = w.d.api.fails(409, "busy", "POST", f"/instances/{source}/{path}", body and {**body, "name": "another"})
+    assert "under way" in refusal["message"]
+    assert w.d.api.post("/instances/golden/fork", {"name": w.name("beside")})["state"] == "Standby", "others go on"
+    end = ("POST", f"/instances/{source}/stop") if stronger == "stop" else ("DELETE", f"/instances/{source}")
+    ended = w.d.api.request(*end)  # it is told, although the disk still stands still
+    assert work.is_alive() and ended.status in (200, 204), ended
+    answers(w, w.golden)
+    w.faults.clear()
+    assert work.result().status >= 400
+    for one in w.others():
+        w.d.api.delete(f"/instances/{one['id']}", graceful_shutdown=False)
+    for _ in range(2):  # and what came late is undone, also in the records
+        w.settled()
+        now = w.get(source)
+        assert (now["state"] if now else None) == ("Stopped" if stronger == "stop" else None)
+        w.d.restart()
+
+
+def test_a_store_that_stands_still_holds_back_promises_and_no_reads(world):
+    w = world
+    source = w.source_in("Running")
+    w.faults.arm(STALL, "fdatasync hypeman.db-wal", 1)
+    work = Background(w.d.api.request, "POST", f"/instances/{source}/standby")
+    until("it stands still", w.faults.hit)
+    answers(w, source, w.golden)
+    late = [
+        Background(w.d.api.request, "DELETE", f"/instances/{source}?graceful_shutdown=false"),
+        Background(w.d.api.request, "POST", "/instances/golden/fork", {"name": w.name("late")}),
+    ]
+    answers(w, source, w.golden)
+    assert all(one.is_alive() for one in (work, *late)), "nothing is acknowledged that is not on the disk"
+    w.faults.clear()
+    assert work.result().status in (200, 409)
+    assert [one.result().status for one in late] == [204, 201]
+    for one in w.others():
+        w.d.api.delete(f"/instances/{one['id']}", graceful_shutdown=False)
+    w.settled()
+    assert w.get(source) is None
+
+
+@pytest.mark.parametrize("again", ["made-by", "memory", "qmp cont"])
+def test_a_daemon_that_is_killed_again_while_it_recovers_tells_no_stale_memory(world, again):
+    """What it finds after that, the VMM being gone too, is the memory that fits the disk, or none."""
+    w = world
+    source = w.source_in("Running")
+    w.faults.arm(KILL, "fsync instances/SOURCE", 1)  # the snapshot has its name, the VM is paused
+    with pytest.raises(OSError):  # the connection breaks with the daemon
+        w.d.api.request("POST", f"/instances/{source}/standby")
+    pid = w.d.vm_pid(source)
+    w.d.end(signal.SIGKILL)
+    w.faults.clear()
+    w.faults.arm(KILL, again if again.startswith("qmp") else f"unlinkat instances/SOURCE/snapshot/{again}", 1)
+    with pytest.raises(AssertionError, match="the daemon ended"):
+        w.d.start()
+    assert w.faults.hit()
+    w.faults.clear()
+    before = w.last(source)
+    with contextlib.suppress(AssertionError):  # it may be paused, then nothing comes
+        until("the guest runs on", lambda: w.last(source) > before + 2, 1)
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    w.d.start()
+    w.settled()
+    now = w.get(source)["state"]
+    assert now == ("Standby" if again == "made-by" else "Stopped")
+    if now == "Standby":
+        w.d.api.post(f"/instances/{source}/restore")
+        w.goes_on(source)
