@@ -25,9 +25,9 @@ HAS_PROCESS = ("Initializing", "Running")
 # Where one state of things becomes another; one out of several that are alike.
 DECISIVE = re.compile(
     r"(qmp (stop|xen-save-devices-state|migrate-incoming|cont)"
-    r"|pwrite \S+/memory|fsync \S+/memory|renameat instances/\S+|fsync instances/SOURCE|fsync instances"
+    r"|pwrite \S+/memory|sync \S+/memory|renameat instances/\S+|sync instances/SOURCE|sync instances"
     r"|copy_file_range \S+/overlay.raw|linkat \S+/state|create \S+/vmm.log"
-    r"|fdatasync hypeman.db-wal|unlinkat \S+/api.sock|unlinkat \S+/snapshot/memory)"
+    r"|sync hypeman.db-wal|unlinkat \S+/api.sock|unlinkat \S+/snapshot/memory)"
 )
 
 
@@ -300,7 +300,7 @@ def test_a_disk_that_is_full_from_a_step_on_refuses_it_and_harms_nothing(world, 
         hit = w.faults.hit()
         assert answer is not None, "the daemon ended"
         # What a failed sync says is lost in SQLite.
-        assert answer.status < 400 or answer.status == 507 or label == "fdatasync hypeman.db-wal", answer
+        assert answer.status < 400 or answer.status == 507 or label == "sync hypeman.db-wal", answer
         w.faults.clear()
         if label.endswith("hypeman.db-wal"):
             # What is observed is not written down; and what was refused must not come back.
@@ -360,17 +360,17 @@ def test_a_snapshot_is_on_the_disk_before_it_has_its_name(world):
     here = "instances/SOURCE"
     named = f"renameat {here}/snapshot"
     for file in ("memory", "state", ".made-by.new"):
-        in_order(f"fsync {here}/snapshot.new/{file}", named)
-    in_order(f"renameat {here}/snapshot.new/made-by", f"fsync {here}/snapshot.new", named)
-    in_order("qmp stop", f"fdatasync {here}/overlay.raw", named, f"fsync {here}", "fdatasync hypeman.db-wal")
+        in_order(f"sync {here}/snapshot.new/{file}", named)
+    in_order(f"renameat {here}/snapshot.new/made-by", f"sync {here}/snapshot.new", named)
+    in_order("qmp stop", f"sync {here}/overlay.raw", named, f"sync {here}", "sync hypeman.db-wal")
     assert steps.index(f"mkdirat {here}/snapshot.new") < steps.index("qmp stop"), "a crash would leave it paused"
-    assert steps.index(f"fdatasync {here}/overlay.raw") < steps.index("qmp stop"), "the disk is flushed before the pause"
+    assert steps.index(f"sync {here}/overlay.raw") < steps.index("qmp stop"), "the disk is flushed before the pause"
 
 
 # Each meets a disk that stands still on behalf of one operation; the last on behalf of the records of all.
 STALLS = {
-    "standby": ("Running", "standby", None, "fsync instances/SOURCE/snapshot.new/memory"),
-    "standby-named": ("Running", "standby", None, "fsync instances/SOURCE"),
+    "standby": ("Running", "standby", None, "sync instances/SOURCE/snapshot.new/memory"),
+    "standby-named": ("Running", "standby", None, "sync instances/SOURCE"),
     "restore": ("Standby", "restore", None, "create instances/SOURCE/vmm.log"),
     "capture": ("Running", "fork", {"from_running": True}, "create instances/.new-NEW/overlay.raw"),
 }
@@ -420,7 +420,7 @@ def test_what_waits_for_a_disk_that_stands_still_can_be_stopped_and_deleted(worl
 def test_a_store_that_stands_still_holds_back_promises_and_no_reads(world):
     w = world
     source = w.source_in("Running")
-    w.faults.arm(STALL, "fdatasync hypeman.db-wal", 1)
+    w.faults.arm(STALL, "sync hypeman.db-wal", 1)
     work = Background(w.d.api.request, "POST", f"/instances/{source}/standby")
     until("it stands still", w.faults.hit)
     answers(w, source, w.golden)
@@ -444,7 +444,7 @@ def test_a_daemon_that_is_killed_again_while_it_recovers_tells_no_stale_memory(w
     """What it finds after that, the VMM being gone too, is the memory that fits the disk, or none."""
     w = world
     source = w.source_in("Running")
-    w.faults.arm(KILL, "fsync instances/SOURCE", 1)  # the snapshot has its name, the VM is paused
+    w.faults.arm(KILL, "sync instances/SOURCE", 1)  # the snapshot has its name, the VM is paused
     with pytest.raises(OSError):  # the connection breaks with the daemon
         w.d.api.request("POST", f"/instances/{source}/standby")
     pid = w.d.vm_pid(source)

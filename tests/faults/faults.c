@@ -6,8 +6,8 @@
  * of it; its children are not under it.
  *
  * A step is a line "CALL PATH": the path relative to the data directory, in which
- * SOURCE is the instance that the test named and NEW any other. Commands to a QEMU
- * are "qmp NAME".
+ * SOURCE is the instance that the test named and NEW any other. fsync() and
+ * fdatasync() are both "sync"; commands to a QEMU are "qmp NAME".
  *
  *   HYPEMAN_FAULTS       the control file (control.h)
  *   HYPEMAN_FAULTS_LOG   where the steps of a recording go, a line each
@@ -264,13 +264,13 @@ ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at)
 int fsync(int fd)
 {
     REAL(fsync)
-    REFUSE_OR(step_fd("fsync", fd, NO_ROOM), real(fd));
+    REFUSE_OR(step_fd("sync", fd, NO_ROOM), real(fd));
 }
 
 int fdatasync(int fd)
 {
     REAL(fdatasync)
-    REFUSE_OR(step_fd("fdatasync", fd, NO_ROOM), real(fd));
+    REFUSE_OR(step_fd("sync", fd, NO_ROOM), real(fd));
 }
 
 int ftruncate64(int fd, off64_t size)
