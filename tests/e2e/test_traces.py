@@ -7,7 +7,7 @@ import pytest
 SPANS = {
     "instances.standby": {"queue", "snapshot", "store.commit"},
     "instances.restore": {"queue", "restore_from_snapshot", "resume_vm", "store.commit"},
-    "instances.fork.capture": {"queue", "snapshot", "clone_disks"},
+    "instances.fork.capture": {"queue", "clone_disks"},
     "instances.fork": {"queue", "clone_directory", "restore_from_snapshot", "resume_vm", "store.commit"},
 }
 
