@@ -70,7 +70,7 @@ void delete_vm(struct bench *b, const char *name);
  * Where the time of operations went, by GET /debug/traces: milliseconds by span. A
  * span that comes twice in an operation counts as their sum.
  */
-enum { MAX_PHASES = 16 };
+enum { MAX_PHASES = 24 };
 struct phases {
     struct {
         char name[48];
@@ -81,7 +81,9 @@ struct phases {
 /* Takes the newest operation of that name on that instance. */
 void phases_add(struct bench *b, struct phases *p, const char *operation, const char *id);
 double phases_last(const struct phases *p, const char *name); /* 0: there is none */
-void phases_rows(struct bench *b, struct phases *p);          /* one row each, "span_NAME" */
+/* Of a restore or fork: from the spawn of the VMM to its exec, its own start, load, resume. */
+double phases_vmm(const struct phases *p);
+void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
 
 double rollup_kib(pid_t pid, const char *field); /* of /proc/PID/smaps_rollup */

@@ -83,7 +83,7 @@ static void fork_once(struct bench *b, struct costs *c, int i)
         c->ids[i], sizeof(c->ids[i]), "%s", json_string_value(json_object_get(row, "id")));
     phases_add(b, &c->phases, "instances.fork", c->ids[i]);
     clone = phases_last(&c->phases, "clone_disks");
-    vmm = phases_last(&c->phases, "restore_from_snapshot") + phases_last(&c->phases, "resume_vm");
+    vmm = phases_vmm(&c->phases);
     samples_add(&c->total, ms);
     samples_add(&c->clone, clone);
     samples_add(&c->vmm, vmm);

@@ -22,7 +22,8 @@
  * A fork is a clone of a directory. The image and the snapshot never change and are
  * linked; the disk is a reflink where the file system has them, else its data is
  * copied. Names inside are relative, so nothing is rewritten, and any number of
- * forks of one source go on side by side.
+ * forks of one source go on side by side. It goes to the disk while the VMM starts;
+ * the record waits for it.
  *
  * A running source is captured first: one operation on it pauses it, saves it into
  * the directory of the instance to be, and lets it run on.
@@ -40,7 +41,9 @@ static int link_or_copy(int from_fd, int to_fd, const char *name, struct err *e)
     if (errno != EMLINK)
         return err_errno(e, "link %s", name);
     fd = openat(from_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    return fd < 0 ? err_errno(e, "open %s", name) : sparse_copy(fd, to_fd, name, 0600, e);
+    if (fd < 0)
+        return err_errno(e, "open %s", name);
+    return sparse_copy(fd, to_fd, name, 0600, e) < 0 ? -1 : file_sync(to_fd, name, e);
 }
 
 static int copy_disk(int from_fd, int to_fd, const char *name, struct err *e)
@@ -75,7 +78,7 @@ static int link_snapshot(int from_fd, int to_fd, struct err *e)
         if (link_or_copy(from, to, files[i], e) < 0)
             return -1;
     }
-    return to < 0 ? -1 : dir_sync(to, e);
+    return to < 0 ? -1 : 0;
 }
 
 static void half_made_name(const char *id, char out[ID_SIZE + 8])
@@ -103,16 +106,31 @@ static void remove_half(const struct vm_env *env, const char *id)
         log_warn("%s stays until the next start: %s", name, e.msg);
 }
 
-static int publish_half(const struct vm_env *env, const char *id, int dir_fd, struct err *e)
+static int sync_snapshot(int dir_fd, struct err *e)
 {
+    auto_close int fd = -1;
+
+    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) < 0)
+        return errno == ENOENT ? 0 : err_errno(e, "look for the snapshot");
+    fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+    return fd < 0 ? -1 : dir_sync(fd, e);
+}
+
+/* Before the record says that there is a fork, all of it is on the disk under its last name. */
+static int publish_half(void *arg, struct err *e)
+{
+    const struct vm_op *op = arg;
+    int parent_fd = op->env->instances_fd;
     char name[ID_SIZE + 8];
 
-    half_made_name(id, name);
-    if (dir_sync(dir_fd, e) < 0)
+    half_made_name(op->id, name);
+    if (file_sync(op->dir_fd, VMM_OVERLAY, e) < 0 || file_sync(op->dir_fd, VMM_CONFIG_DISK, e) < 0)
         return -1;
-    if (renameat(env->instances_fd, name, env->instances_fd, id) < 0)
+    if (sync_snapshot(op->dir_fd, e) < 0 || dir_sync(op->dir_fd, e) < 0)
+        return -1;
+    if (renameat(parent_fd, name, parent_fd, op->id) < 0)
         return err_errno(e, "rename the fork's directory");
-    return dir_sync(env->instances_fd, e);
+    return dir_sync(parent_fd, e);
 }
 
 /* --- capture: of a running source, into the directory of the fork to be --- */
@@ -218,7 +236,20 @@ static int make_dir(struct vm_op *op, struct err *e)
     } else if (fill(op, e) < 0) {
         return -1;
     }
-    return publish_half(op->env, op->id, op->dir_fd, e);
+    if (op->run.state == VM_STANDBY && op->target == VM_STOPPED) {
+        vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
+        return snapshot_remove(op->dir_fd, e);
+    }
+    return 0;
+}
+
+static int commit(struct vm_op *op, struct err *e)
+{
+    struct span_scope wait = op_span(&op->job.op, "await_directory");
+    int rc = beside_end(op->beside, e);
+
+    span_end(&wait);
+    return rc < 0 ? -1 : launch_commit_all(op, e);
 }
 
 /* From a snapshot or from a disk, to what was asked for. */
@@ -227,15 +258,10 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
         return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, launch_commit_all, e);
-    if (op->run.state == VM_STANDBY && op->target == VM_STOPPED) {
-        if (snapshot_remove(op->dir_fd, e) < 0)
-            return -1;
-        vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
-    }
+                   : restore_wake(op, commit, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
-    return launch_commit_all(op, e);
+    return commit(op, e);
 }
 
 static void fork_undo(struct vm_op *op)
@@ -250,7 +276,19 @@ static void fork_undo(struct vm_op *op)
 
 static int fork_run(struct vm_op *op, struct err *e)
 {
-    if (make_dir(op, e) == 0 && bring_to_target(op, e) == 0)
+    struct beside published = {.fn = publish_half, .arg = op};
+    struct err ignored = {0};
+    int rc = make_dir(op, e);
+
+    if (rc == 0) {
+        op->beside = &published;
+        beside_begin(&published);
+        rc = bring_to_target(op, e);
+        (void)beside_end(&published, &ignored); /* commit() has judged it */
+        op->beside = NULL;
+        span_put(op->job.op.trace, "publish_directory", published.began_us, published.ended_us);
+    }
+    if (rc == 0)
         return 0;
     fork_undo(op);
     return err_wrap(e, "fork %s", op->spec->name);

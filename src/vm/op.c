@@ -184,6 +184,7 @@ static void note_operation(const struct vm_op *op, const struct err *outcome, in
     struct err ignored = {0};
     auto_close int dir_fd = env_open_instance(op->env, op->id, &ignored);
     auto_close int fd = -1;
+    auto_span span = op_span(&op->job.op, "operation_log");
     char at[TIME_TEXT_SIZE];
 
     if (dir_fd >= 0)
@@ -212,6 +213,7 @@ static void op_run(struct job *job)
     job->op.trace = &op->trace;
     (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
+    (void)op_span(&job->op, "publish"); /* ends with the trace: back to the loop, table, watches */
 }
 
 static void op_start(struct vm_op *op, struct instance *row)

@@ -18,5 +18,6 @@
 int overlay_create(const struct op *op, int templates_fd, uint64_t bytes, int dir_fd,
                    const char *name, struct err *e);
 
-/* Copies a sparse file by what it holds: shares the blocks where it can. fsynced. */
+/* Copies a sparse file by what it holds: shares the blocks where it can. Not synced: see
+ * file_sync(). */
 int sparse_copy(int from_fd, int to_dir_fd, const char *name, mode_t mode, struct err *e);

@@ -34,16 +34,6 @@ static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
     return file_replace(snapshot_fd, MADE_BY, 0600, json.data, json.len, e);
 }
 
-/* What the guest has written is in the host's cache; the snapshot is worth nothing without it. */
-static int sync_disk(int dir_fd, struct err *e)
-{
-    auto_close int fd = openat(dir_fd, VMM_OVERLAY, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-
-    if (fd < 0)
-        return err_errno(e, "open %s", VMM_OVERLAY);
-    return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
-}
-
 /* The files of a snapshot of a paused VM, into a new directory. */
 static int save_files(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                       uint64_t incarnation, int snapshot_fd, struct err *e)
@@ -76,7 +66,7 @@ static int save(const struct op *op, const struct vmm_handle *vm, const struct v
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
     if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0 ||
-        sync_disk(vm->dir_fd, e) < 0)
+        file_sync(vm->dir_fd, VMM_OVERLAY, e) < 0)
         return -1;
     if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
         return err_errno(e, "publish the snapshot");
@@ -103,7 +93,7 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     auto_span span = op_span(op, "snapshot");
 
     /* Most of the disk's dirty pages go out while the guest still runs. */
-    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(vm->dir_fd, e) < 0)
+    if (snapshot_remove(vm->dir_fd, e) < 0 || file_sync(vm->dir_fd, VMM_OVERLAY, e) < 0)
         return -1;
     if (vmm_pause(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
