@@ -28,6 +28,7 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
     op->arg = arg;
     op->pidfd = -1;
     op->dir_fd = -1;
+    op->held_fd = -1;
     op->started.pidfd = -1;
     return op;
 }
@@ -57,6 +58,8 @@ static void op_free(struct vm_op *op)
         close(op->pidfd);
     if (op->dir_fd >= 0)
         close(op->dir_fd);
+    if (op->held_fd >= 0)
+        world_close(op->world, take_fd(&op->held_fd));
     if (op->started.pidfd >= 0)
         close(op->started.pidfd);
     spec_unref(op->spec);

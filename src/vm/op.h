@@ -86,6 +86,7 @@ struct vm_op {
     /* Filled in by run(). */
     struct vmm_process started; /* pidfd -1: none */
     int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
+    int held_fd;                /* is closed once the answer is out, by a job; -1: none */
 
     struct beside *beside; /* run()'s own, while it runs: what has to end before it commits */
 

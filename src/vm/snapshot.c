@@ -60,13 +60,27 @@ int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
     return dir_sync(snapshot_fd, e);
 }
 
+static int sync_disk(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "sync_disk");
+
+    return file_sync(vm->dir_fd, VMM_OVERLAY, e);
+}
+
+static int pause_vm(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "pause_vm");
+
+    return vmm_pause(op, vm, e);
+}
+
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
     if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0 ||
-        file_sync(vm->dir_fd, VMM_OVERLAY, e) < 0)
+        sync_disk(op, vm, e) < 0)
         return -1;
     if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
         return err_errno(e, "publish the snapshot");
@@ -93,9 +107,9 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     auto_span span = op_span(op, "snapshot");
 
     /* Most of the disk's dirty pages go out while the guest still runs. */
-    if (snapshot_remove(vm->dir_fd, e) < 0 || file_sync(vm->dir_fd, VMM_OVERLAY, e) < 0)
+    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (vmm_pause(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
         return -1;
     }

@@ -388,6 +388,7 @@ const struct vmm_driver qemu_microvm_driver = {
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,
+    .hold_memory = qemu_hold_memory,
     .load = microvm_load,
     .monitor = &qemu_monitor_driver,
 };
@@ -401,6 +402,7 @@ const struct vmm_driver qemu_q35_driver = {
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,
+    .hold_memory = qemu_hold_memory,
     .load = q35_load,
     .power_button = q35_power_button,
     .monitor = &qemu_monitor_driver,

@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "trace/trace.h"
 #include "vmm/qmp.h"
 #include "vmm/qmp_line.h"
 #include "vmm/ram.h"
@@ -59,6 +60,7 @@ static int look_for_space(int fd, struct err *e)
 static int save_devices(const struct op *op, const struct vmm_handle *vm, int state_fd,
                         struct err *e)
 {
+    auto_span span = op_span(op, "save_devices");
     auto_qmp struct qmp q = QMP_CLOSED;
     auto_buf struct buf save = BUF(128);
     auto_buf struct buf remove = BUF(128);
@@ -83,6 +85,23 @@ static int create(int dir_fd, const char *name, struct err *e)
     return fd < 0 ? err_errno(e, "create %s", name) : fd;
 }
 
+static int save_memory(const struct op *op, const struct vmm_handle *vm, int memory_fd,
+                       struct err *e)
+{
+    auto_span span = op_span(op, "save_memory");
+
+    return ram_save(op, vm->pidfd, QEMU_RAM_FD, memory_fd, e);
+}
+
+static int sync_files(const struct op *op, int dir_fd, int state_fd, int memory_fd, struct err *e)
+{
+    auto_span span = op_span(op, "sync_snapshot");
+
+    if (fsync(state_fd) < 0 || fsync(memory_fd) < 0)
+        return err_errno(e, "sync the snapshot");
+    return dir_sync(dir_fd, e);
+}
+
 int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
               struct err *e)
 {
@@ -94,10 +113,12 @@ int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm
     memory_fd = create(save->snapshot_dir_fd, "memory", e);
     if (memory_fd < 0)
         return -1;
-    if (save_devices(op, vm, state_fd, e) < 0 ||
-        ram_save(op, vm->pidfd, QEMU_RAM_FD, memory_fd, e) < 0)
+    if (save_devices(op, vm, state_fd, e) < 0 || save_memory(op, vm, memory_fd, e) < 0)
         return -1;
-    if (fsync(state_fd) < 0 || fsync(memory_fd) < 0)
-        return err_errno(e, "sync the snapshot");
-    return dir_sync(save->snapshot_dir_fd, e);
+    return sync_files(op, save->snapshot_dir_fd, state_fd, memory_fd, e);
+}
+
+int qemu_hold_memory(const struct vmm_handle *vm, struct err *e)
+{
+    return ram_file(vm->pidfd, QEMU_RAM_FD, e);
 }

@@ -79,13 +79,22 @@ static int check_alive(int pidfd, struct err *e)
     return poll(&gone, 1, 0) == 0 ? 0 : err_set(e, ERR_INTERNAL, "the process is gone");
 }
 
+int ram_file(int pidfd, int vmm_fd, struct err *e)
+{
+    int fd = (int)syscall(SYS_pidfd_getfd, pidfd, vmm_fd, 0);
+
+    return fd < 0 ? err_errno(e, "get the file behind the guest's memory") : fd;
+}
+
 static int open_file(struct ram *r, int pidfd, int vmm_fd, ino_t *inode_out, struct err *e)
 {
     struct stat st;
 
-    r->file_fd = (int)syscall(SYS_pidfd_getfd, pidfd, vmm_fd, 0);
-    if (r->file_fd < 0 || fstat(r->file_fd, &st) < 0)
-        return err_errno(e, "get the file behind the guest's memory");
+    r->file_fd = ram_file(pidfd, vmm_fd, e);
+    if (r->file_fd < 0)
+        return -1;
+    if (fstat(r->file_fd, &st) < 0)
+        return err_errno(e, "stat the file behind the guest's memory");
     if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % PAGE != 0)
         return err_set(e, ERR_INTERNAL, "fd %d is not the guest's memory", vmm_fd);
     r->size = st.st_size;

@@ -19,3 +19,6 @@
  * process. Blocks on the disk; op is looked at between pieces.
  */
 int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e);
+
+/* An fd of that file, taken from the process. */
+int ram_file(int pidfd, int vmm_fd, struct err *e);

@@ -118,6 +118,12 @@ struct vmm_driver {
     int (*save)(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                 struct err *e);
 
+    /*
+     * Optional. An fd of the file behind the guest's memory. While it is held the end of
+     * the process does not free the file, which takes a disk longer than all the rest.
+     */
+    int (*hold_memory)(const struct vmm_handle *vm, struct err *e);
+
     /* Optional. *running_out says whether the guest already runs: resume only if it does not. */
     int (*load)(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
                 bool *running_out, struct err *e);
@@ -148,6 +154,7 @@ int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
              struct err *e);
+int vmm_hold_memory(const struct vmm_handle *vm); /* -1: there is nothing to hold */
 int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
              struct vmm_process *out, bool *running_out, struct err *e);
 
