@@ -82,9 +82,12 @@ struct vmm_handle {
     int pidfd;
 };
 
-/* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into an empty directory. */
+/* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into a directory; syncing is the
+ * caller's. */
 struct vmm_save {
-    int snapshot_dir_fd; /* fresh; files "state" and "memory"; fsynced by the driver */
+    int snapshot_dir_fd; /* files "state" and "memory"; empty, or what a save ahead has left */
+    bool ahead; /* the VM runs: memory alone, and not of one moment. A save that follows adds the
+                   devices and what has changed since, so that its pause is shorter */
 };
 
 struct vmm_load {
@@ -112,8 +115,8 @@ struct vmm_driver {
     int (*resume)(const struct op *op, const struct vmm_handle *vm, struct err *e);
 
     /*
-     * Optional. The VM is paused and stays paused. Nobody may talk to the agent
-     * meanwhile: what the VMM takes from its socket goes into the guest's memory.
+     * Optional. The VM is paused and stays paused (ahead: runs and runs on). Nobody may talk to the
+     * agent meanwhile: what the VMM takes from its socket goes into the guest's memory.
      */
     int (*save)(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                 struct err *e);
