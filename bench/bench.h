@@ -37,19 +37,25 @@ struct bench_row {
 
 struct bench {
     const char *name;
-    const char *binary; /* of the hypeman under test */
-    int iterations;     /* 0: the benchmark's own choice */
+    const char *binary;     /* of the hypeman under test */
+    int iterations;         /* 0: the benchmark's own choice */
+    const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
 
     char root[64]; /* temporary directory, removed at the end */
     int root_fd;
+    bool is_mounted;
     struct vmm_process daemon;
     struct http_client *client;
 };
 
 void bench_row(struct bench *b, const char *name, const char *unit, const struct samples *s);
 void bench_value(struct bench *b, const char *name, const char *unit, double v); /* n = 1 */
+
+/* Mounts a new b->filesystem on <root>/data, and takes it away again. Root only. */
+void data_mount(struct bench *b);
+void data_unmount(struct bench *b);
 
 /* The daemon on <root>/data. Starting again takes up what the last one left. */
 void daemon_start(struct bench *b);
