@@ -261,6 +261,11 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     return a;
 }
 
+bool agent_has_greeted(const struct agent *a)
+{
+    return a->greeted;
+}
+
 void agent_shutdown(struct agent *a, int64_t grace_ms)
 {
     char json[64];

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -36,6 +37,7 @@ struct agent_identity {
  */
 struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
                          const struct agent_events *events, void *owner, struct err *e);
+bool agent_has_greeted(const struct agent *a);
 void agent_shutdown(struct agent *a, int64_t grace_ms);
 void agent_drain(struct agent *a); /* takes what has arrived */
 void agent_close(struct agent *a); /* NULL is fine */

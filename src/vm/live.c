@@ -19,6 +19,13 @@
 #include "vm/op.h"
 #include "vmm/monitor.h"
 
+/*
+ * After a restore: a greeting that met the rest of a cut frame is swallowed with it, and
+ * the guest sees that only when the connection ends. So it is ended, and made again when
+ * the guest had time to see it.
+ */
+enum { GREETINGS = 5, AGAIN_MS = 300 };
+
 struct vm_live {
     struct vm_world *world;
     struct instance *row; /* lives as long as we do: a row with a live process is not freed */
@@ -27,6 +34,8 @@ struct vm_live {
     struct watch exit_watch;
     struct vmm_monitor *monitor;
     struct agent *agent;
+    struct timer greeting; /* looks for it; after a restore only */
+    unsigned greetings;    /* so many were tried */
     struct log_limit *logs;
     char *why_shutdown; /* the VMM's word for why the VM ended; NULL for none */
 
@@ -101,6 +110,49 @@ static const struct agent_events from_agent = {
     .lost = agent_lost,
 };
 
+static void look_for_greeting(struct timer *t);
+
+/* A guest that boots takes its time, and has nothing cut in its stream. */
+static void connect_agent(struct vm_live *live, int dir_fd)
+{
+    struct instance *row = live->row;
+    struct agent_identity who = {row->id, row->spec->name};
+    struct err e = {0};
+
+    live->agent = agent_open(live->world->loop, dir_fd, &who, &from_agent, live, &e);
+    if (!live->agent)
+        log_debug("instance %s: %s", row->id, e.msg);
+    if (row->run.boot == row->run.incarnation || ++live->greetings >= GREETINGS)
+        return;
+    live->greeting.fn = look_for_greeting;
+    loop_timer_start(live->world->loop, &live->greeting, live->world->greeting_patience_ms);
+}
+
+static void connect_again(struct timer *t)
+{
+    struct vm_live *live = container_of(t, struct vm_live, greeting);
+    struct err e = {0};
+    int dir_fd = env_open_instance(&live->world->env, live->row->id, &e);
+
+    if (dir_fd < 0)
+        return;
+    connect_agent(live, dir_fd);
+    close(dir_fd);
+}
+
+static void look_for_greeting(struct timer *t)
+{
+    struct vm_live *live = container_of(t, struct vm_live, greeting);
+
+    if (live->agent && agent_has_greeted(live->agent))
+        return;
+    log_debug("instance %s: its agent does not greet; connecting again", live->row->id);
+    agent_close(live->agent);
+    live->agent = NULL;
+    t->fn = connect_again;
+    loop_timer_start(live->world->loop, t, AGAIN_MS);
+}
+
 static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_state to)
 {
     if (live->row->holder || live->row->run.state != from)
@@ -169,12 +221,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    live->agent = agent_open(
-        w->loop, dir_fd, &(struct agent_identity){row->id, row->spec->name}, &from_agent, live, &e);
-    if (!live->agent) {
-        log_debug("instance %s: %s", row->id, e.msg);
-        err_clear(&e);
-    }
+    connect_agent(live, dir_fd);
     live->logs = log_limit_new(w, row->id, dir_fd);
     if (row->spec->driver->monitor)
         live->monitor = vmm_monitor_open(row->spec->driver, w->loop, dir_fd, on_monitor, live, &e);
@@ -191,6 +238,7 @@ void live_detach(struct vm_world *w, struct instance *row)
     row->live = NULL;
     if (live->exit_watch.fd > 0 && !live->exited)
         loop_unwatch(w->loop, &live->exit_watch);
+    loop_timer_stop(w->loop, &live->greeting);
     vmm_monitor_close(live->monitor);
     agent_close(live->agent);
     log_limit_free(live->logs);

@@ -25,7 +25,8 @@ const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
 
 void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
 {
-    *w = (struct vm_world){.loop = loop, .env = *env, .preempt_patience_ms = 10000};
+    *w = (struct vm_world){
+        .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
     w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
     table_init(&w->table);
 }
