@@ -12,6 +12,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/overlay.h"
 #include "vm/restore.h"
@@ -213,7 +214,8 @@ static int capture_run(struct vm_op *op, struct err *e)
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
-    if (copy_ahead(&op->job.op, &vm, to_fd, e) == 0 && copy_paused(op, &vm, to_fd, e) == 0 &&
+    if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
+        copy_paused(op, &vm, to_fd, e) == 0 &&
         snapshot_finish(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
     remove_half(op->env, op->other);
@@ -223,9 +225,15 @@ static int capture_run(struct vm_op *op, struct err *e)
 /* The source is what it was. */
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    (void)w;
     (void)op;
     row->observed_ms = clock_ms();
+    freeze_undo(w, row);
+}
+
+static void capture_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    freeze_undo(w, row);
 }
 
 static void capture_undo(struct vm_op *op)
@@ -239,8 +247,10 @@ static const struct vm_verb verb_capture = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = capture_check,
+    .begin = freeze_begin,
     .run = capture_run,
     .apply = capture_apply,
+    .failed = capture_failed,
     .undo = capture_undo,
 };
 

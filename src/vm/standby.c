@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "vm/exit_note.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -51,7 +52,7 @@ static int run(struct vm_op *op, struct err *e)
     int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
-    if (op->dir_fd < 0 ||
+    if (op->dir_fd < 0 || freeze_await(op, e) < 0 ||
         snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
     op->held_fd = vmm_hold_memory(&vm);
@@ -74,8 +75,10 @@ static int run(struct vm_op *op, struct err *e)
 /* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
 static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    if (op->run.state != VM_STANDBY)
+    if (op->run.state != VM_STANDBY) {
+        freeze_undo(w, row);
         return;
+    }
     vm_op_show(w, row, op);
     exit_note_store(w, row);
 }
@@ -86,6 +89,7 @@ const struct vm_verb verb_standby = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = check,
+    .begin = freeze_begin,
     .run = run,
     .apply = vm_op_show,
     .failed = failed,

@@ -37,6 +37,7 @@ struct vm_env {
     const struct vmm_host *host;
     struct store *store;
     char boot_id[BOOT_ID_SIZE];
+    bool identity_before_run; /* see vm/freeze.h */
 };
 
 struct catalog;
