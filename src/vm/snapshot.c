@@ -46,26 +46,33 @@ static int save_part(const struct op *op, const struct vmm_handle *vm, bool ahea
     return snapshot_fd < 0 ? -1 : vmm_save(op, vm, &(struct vmm_save){snapshot_fd, ahead}, e);
 }
 
-int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = -1;
 
+    if (snapshot_remove(vm->dir_fd, e) < 0)
+        return -1;
+    snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
     return save_part(op, vm, true, snapshot_fd, e);
 }
 
-int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
     return save_part(op, vm, false, snapshot_fd, e);
 }
 
-int snapshot_finish(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                    int to_fd, struct err *e)
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
-    return snapshot_fd < 0 ? -1 : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
+    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
+               ? err_errno(e, "give the snapshot away")
+               : 0;
 }
 
 static int sync_files(int snapshot_fd, struct err *e)
