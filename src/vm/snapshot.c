@@ -115,12 +115,14 @@ static int publish(const struct op *op, int dir_fd, int snapshot_fd, struct err 
     return dir_sync(dir_fd, e);
 }
 
+/* What is half made is there before the pause: by it the next start knows of one. */
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
-    if (save_part(op, vm, false, snapshot_fd, e) < 0 ||
+    if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
+        save_part(op, vm, false, snapshot_fd, e) < 0 ||
         write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
         return -1;
     return publish(op, vm->dir_fd, snapshot_fd, e);
@@ -148,7 +150,7 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     /* Most of the disk's dirty pages go out while the guest still runs. */
     if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+    if (save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
         return -1;
     }

@@ -32,7 +32,7 @@ static int await_end(struct vm_op *op, int64_t killed_us, struct err *e)
     int rc = proc_kill(&last_moment, op->pidfd, e);
 
     span_put(op->job.op.trace, "hypervisor.stop", killed_us, clock_us());
-    return rc < 0 ? -1 : vmm_clear_sockets(op->dir_fd, e);
+    return rc;
 }
 
 /*
@@ -66,7 +66,7 @@ static int run(struct vm_op *op, struct err *e)
         op->run.state = VM_RUNNING; /* what it is without its process is for its exit to say */
         return err_wrap(e, "standby %s", op->spec->name);
     }
-    if (uncommitted.code == ERR_NONE)
+    if (uncommitted.code == ERR_NONE && vmm_clear_sockets(op->dir_fd, &uncommitted) == 0)
         return 0;
     *e = uncommitted;
     return err_wrap(e, "standby %s", op->spec->name);
