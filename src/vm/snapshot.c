@@ -34,41 +34,98 @@ static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
     return file_replace(snapshot_fd, MADE_BY, 0600, json.data, json.len, e);
 }
 
-/* What the guest has written is in the host's cache; the snapshot is worth nothing without it. */
-static int sync_disk(int dir_fd, struct err *e)
-{
-    auto_close int fd = openat(dir_fd, VMM_OVERLAY, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-
-    if (fd < 0)
-        return err_errno(e, "open %s", VMM_OVERLAY);
-    return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
-}
-
 static int new_dir(int parent_fd, const char *name, struct err *e)
 {
     return mkdirat(parent_fd, name, 0700) < 0 ? err_errno(e, "create the snapshot's directory")
                                               : dir_open(parent_fd, name, e);
 }
 
-int snapshot_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
-                  uint64_t incarnation, struct err *e)
+static int save_part(const struct op *op, const struct vmm_handle *vm, bool ahead, int snapshot_fd,
+                     struct err *e)
+{
+    return snapshot_fd < 0 ? -1 : vmm_save(op, vm, &(struct vmm_save){snapshot_fd, ahead}, e);
+}
+
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
     auto_close int snapshot_fd = -1;
 
     if (snapshot_remove(vm->dir_fd, e) < 0)
         return -1;
     snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
-    if (snapshot_fd < 0 || vmm_pause(op, vm, e) < 0 ||
-        vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0)
-        return -1;
-    return write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
+    return save_part(op, vm, true, snapshot_fd, e);
 }
 
-int snapshot_publish(int from_fd, int to_fd, struct err *e)
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    if (renameat(from_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0)
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
+
+    return save_part(op, vm, false, snapshot_fd, e);
+}
+
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e)
+{
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
+
+    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
+               ? err_errno(e, "give the snapshot away")
+               : 0;
+}
+
+static int sync_files(int snapshot_fd, struct err *e)
+{
+    if (file_sync(snapshot_fd, "state", e) < 0 || file_sync(snapshot_fd, "memory", e) < 0)
+        return -1;
+    return dir_sync(snapshot_fd, e);
+}
+
+int snapshot_sync(int dir_fd, struct err *e)
+{
+    auto_close int snapshot_fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+
+    return snapshot_fd < 0 ? -1 : sync_files(snapshot_fd, e);
+}
+
+static int sync_disk(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "sync_disk");
+
+    return file_sync(vm->dir_fd, VMM_OVERLAY, e);
+}
+
+static int pause_vm(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "pause_vm");
+
+    return vmm_pause(op, vm, e);
+}
+
+/* Whole on the disk, and the disk that it belongs to as well; then it gets its name. */
+static int publish(const struct op *op, int dir_fd, int snapshot_fd, struct err *e)
+{
+    auto_span span = op_span(op, "sync_snapshot");
+
+    if (sync_files(snapshot_fd, e) < 0 || file_sync(dir_fd, VMM_OVERLAY, e) < 0)
+        return -1;
+    if (renameat(dir_fd, HALF_MADE, dir_fd, VMM_SNAPSHOT_DIR) < 0)
         return err_errno(e, "publish the snapshot");
-    return dir_sync(to_fd, e);
+    return dir_sync(dir_fd, e);
+}
+
+/* What is half made is there before the pause: by it the next start knows of one. */
+static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                uint64_t incarnation, struct err *e)
+{
+    auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
+
+    if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
+        save_part(op, vm, false, snapshot_fd, e) < 0 ||
+        write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return publish(op, vm->dir_fd, snapshot_fd, e);
 }
 
 /* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
@@ -91,10 +148,9 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     auto_span span = op_span(op, "snapshot");
 
     /* Most of the disk's dirty pages go out while the guest still runs. */
-    if (sync_disk(vm->dir_fd, e) < 0)
+    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (snapshot_save(op, vm, host, incarnation, e) < 0 || sync_disk(vm->dir_fd, e) < 0 ||
-        snapshot_publish(vm->dir_fd, vm->dir_fd, e) < 0) {
+    if (save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
         return -1;
     }
