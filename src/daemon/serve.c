@@ -310,6 +310,7 @@ static void set_up_api(struct daemon *d)
                 .delete_grace_ms = d->config.delete_grace_ms,
             },
     };
+    api_init(&d->api);
     if (d->api.default_driver)
         log_info("default hypervisor: %s", d->api.default_driver->name);
 }
@@ -371,6 +372,7 @@ static void say_goodbye(struct daemon *d)
 static void tear_down(struct daemon *d)
 {
     say_goodbye(d);
+    api_fini(&d->api);
     if (d->has_world)
         world_fini(&d->world);
     d->has_world = false;

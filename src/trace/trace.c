@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "trace/trace.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +40,19 @@ void trace_begin(struct trace *t, const char *name, const char *subject)
     *t = (struct trace){.began_wall_us = wall_us(), .open = -1};
     memcpy(t->subject, subject, strnlen(subject, ID_LEN));
     (void)span_begin(t, name);
+}
+
+void trace_backdate(struct trace *t, int64_t us)
+{
+    t->began_wall_us -= us;
+    t->spans[0].start_us -= us;
+}
+
+void trace_count(struct trace *t, const char *name, int64_t value)
+{
+    assert(t->n_counts < TRACE_COUNTS);
+    t->counts[t->n_counts].name = name;
+    t->counts[t->n_counts++].value = value;
 }
 
 void trace_finish(struct trace_ring *ring, struct trace *t, bool failed)

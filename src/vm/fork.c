@@ -165,7 +165,7 @@ static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op
 {
     (void)w;
     (void)op;
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
 }
 
 static void capture_undo(struct vm_op *op)
