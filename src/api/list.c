@@ -91,6 +91,7 @@ static void join(struct list_view *v, const struct rows *rows)
             .at = (uint32_t)(at - v->json),
             .len = text->len,
         };
+        memcpy(v->places[i].id, rows->v[i]->id, ID_SIZE);
         at += text->len;
     }
     *at++ = ']';

@@ -30,7 +30,8 @@ struct list_view {
     size_t n;
     struct list_place {
         const struct instance *row; /* good while the revision is the table's */
-        uint32_t at;                /* of the row in json, and its length */
+        char id[ID_SIZE];
+        uint32_t at; /* of the row in json, and its length */
         uint32_t len;
         int64_t observed_us; /* as it stands there */
     } * places;

@@ -7,6 +7,7 @@
 #include "api/list.h"
 #include "api/view.h"
 #include "base/clock.h"
+#include "base/jout.h"
 #include "base/mem.h"
 #include "base/parse.h"
 
@@ -189,6 +190,23 @@ static void answer_list(struct reading *r)
 
 /* --- one --- */
 
+/* Beside what every answer shows: the question itself. */
+static void put_last_probe(struct buf *out, const struct instance *row)
+{
+    struct jout j = JOUT(out);
+    char at[TIME_TEXT_SIZE];
+
+    if (!row->question)
+        return;
+    out->len--; /* opens the object again */
+    j.comma = true;
+    jout_open(&j, "last_probe", '{');
+    jout_str(&j, "result", probe_result_name(row->probe.result));
+    jout_str(&j, "at", row->probed_us ? time_text(row->probed_us, at) : NULL);
+    jout_close(&j, '}');
+    jout_close(&j, '}');
+}
+
 static void answer_one(struct reading *r)
 {
     struct call *c = r->call;
@@ -197,6 +215,8 @@ static void answer_one(struct reading *r)
 
     (void)prober_read(prober, c->row);
     instance_view(&json, &c->api->world->table, c->row);
+    if (buf_ok(&json))
+        put_last_probe(&json, c->row);
     call_reply(c, 200, &json);
     prober_soon(prober);
 }

@@ -35,6 +35,7 @@ struct config {
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
     int64_t delete_grace_ms;
+    int64_t kill_after_ms; /* of a VMM that does not answer; 0: it is only reported */
 };
 
 /* Fills in the defaults. */

@@ -160,15 +160,22 @@ static void ask_when_ready(struct vm_live *live)
     live->is_asked = false;
 }
 
+void live_hang_up(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    vmm_monitor_close(live->monitor);
+    live->monitor = NULL;
+    live->is_ready = live->is_asked = false;
+}
+
 /* Its events may have been missed: whoever is asked next connects anew. */
 static void monitor_lost(struct vm_live *live, const char *why)
 {
     struct prober *prober = &live->world->prober;
 
     log_debug("instance %s: its VMM's events: %s", live->row->id, why ? why : "lost");
-    vmm_monitor_close(live->monitor);
-    live->monitor = NULL;
-    live->is_ready = live->is_asked = false;
+    live_hang_up(live->row);
     if (live->row->probe.is_in_flight)
         prober_refused(prober, live->row);
     else
@@ -185,7 +192,9 @@ static void on_monitor(void *owner, const struct vmm_event *event)
             take_status(live, event->status);
         return;
     }
-    if (event->kind != VMM_EVENT_LOST && event->kind != VMM_EVENT_READY)
+    /* That it takes questions says nothing newer than the answer that it will give to one. */
+    if (event->kind != VMM_EVENT_LOST &&
+        !(event->kind == VMM_EVENT_READY && live->row->probe.is_in_flight))
         prober_heard(prober, live->row);
     switch (event->kind) {
     case VMM_EVENT_PAUSED:

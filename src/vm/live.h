@@ -39,6 +39,7 @@ void live_kill(const struct instance *row);     /* SIGKILL; its end comes as an 
 /* Puts a question to the VMM, over a new connection if the old one is gone. -1: it cannot be
  * asked. */
 int live_ask(struct instance *row, struct err *e);
+void live_hang_up(struct instance *row);     /* the next question goes over a new connection */
 void live_drain(struct instance *row);       /* takes what the VMM has said already */
 void live_probed(struct instance *row);      /* whether it answers has changed: shows it */
 void live_kill_silent(struct instance *row); /* by the policy for those that do not answer */

@@ -8,7 +8,12 @@
 #include "base/mem.h"
 #include "vm/live.h"
 
-enum { ROUND_MS = 100, SOON_MS = 10 };
+enum {
+    QUESTIONS_A_CONNECTION = 4, /* that nobody answers: one may have been lost with its asker */
+    ROUND_MS = 100,
+    SOON_MS = 10,
+    TELL_MS = 5, /* what is found out at the bound is told too */
+};
 
 /* A row that a fresh=true waits for: on the list of the one and of the other. */
 struct wait_link {
@@ -129,6 +134,8 @@ static void missed(struct question *q, enum probe_result why, int64_t late_ms)
         row->probed_us = wall_us();
     if (changed)
         live_probed(row);
+    if (row->probe.misses % QUESTIONS_A_CONNECTION == QUESTIONS_A_CONNECTION - 1)
+        live_hang_up(row);
     if (again)
         ask(p, q);
     else
@@ -332,7 +339,7 @@ void prober_wait_add(struct prober_wait *w, struct instance *row)
 
 void prober_wait_start(struct prober_wait *w)
 {
-    loop_timer_start(w->prober->world->loop, &w->timer, w->left ? PROBE_BOUND_MS : 0);
+    loop_timer_start(w->prober->world->loop, &w->timer, w->left ? PROBE_BOUND_MS + TELL_MS : 0);
     go_on(w->prober);
 }
 
@@ -368,6 +375,7 @@ void prober_add(struct prober *p, struct question *q, struct instance *row)
     list_append(&p->all, &q->all);
     row->question = q;
     probe_init(&row->probe, clock_ms());
+    row->probed_us = 0;
     start_or_end_rounds(p);
 }
 

@@ -195,6 +195,29 @@ class Api:
         return self.wait(self.create(script, **fields)["id"], "Running")
 
 
+    def events(self, seconds=PATIENCE, headers=None, **query):
+        """Each event of GET /events as it comes; the generator ends with the stream. Close it to leave."""
+        path = with_query("/events", query)
+        connection, response = self.open("GET", path, timeout=seconds, headers=headers)
+        with connection_closing(connection):
+            assert response.status == 200, f"GET {path}: {response.status} {response.read()!r}"
+            for raw in iter(response.readline, b""):
+                if raw.startswith(b"data:"):
+                    event = json.loads(raw[5:])
+                    description.check_event(path, event)
+                    yield event
+
+    def watch(self, **query):
+        """GET /events without since, read up to where it is complete: the rest of the stream, and the rows."""
+        stream, rows = self.events(**query), {}
+        for event in stream:
+            if event["type"] == "existing":
+                rows[event["id"]] = event["instance"]
+            if event["type"] == "synced":
+                return stream, rows
+        raise AssertionError("the stream ended before it was complete")
+
+
 class connection_closing:
     def __init__(self, connection):
         self.connection = connection
@@ -236,8 +259,9 @@ class Background(threading.Thread):
 class Daemon:
     """hypeman serve on a directory. The TCP address that it got stands in run/listen below the data directory."""
 
-    def __init__(self, root, data=None):
+    def __init__(self, root, data=None, settings=None):
         self.root = pathlib.Path(root)
+        self.settings = settings or {}  # by the environment
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
@@ -255,6 +279,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.settings},
                 start_new_session=True,
             )
         until("the daemon answers", self._answers)
