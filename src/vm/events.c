@@ -252,7 +252,6 @@ static void take_over(struct journal *j, int data_fd, uint64_t last_reserved)
         return; /* there was a crash, or no daemon before */
     if (unlinkat(data_fd, FILE_NAME, 0) < 0 || dir_sync(data_fd, &e) < 0)
         return;
-    j->revision = 0;
     for (char *line = text.data ? strtok_r(text.data, "\n", &rest) : NULL; line && good;
          line = strtok_r(NULL, "\n", &rest))
         good = take_line(j, line);
@@ -271,6 +270,7 @@ int journal_open(struct journal *j, struct store *store, struct loop *loop, int 
 
     if (store_meta(store, META_KEY, 0, &last, e) < 0)
         return -1;
+    j->revision = 0; /* what was counted before has no number that anybody saw */
     take_over(j, data_fd, (uint64_t)last);
     if (j->revision == 0) {
         j->revision = (uint64_t)last;

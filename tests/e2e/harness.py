@@ -256,6 +256,14 @@ class Background(threading.Thread):
         return self.value
 
 
+def cwd_of(pid):
+    """None once it has ended."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 class Daemon:
     """hypeman serve on a directory. The TCP address that it got stands in run/listen below the data directory."""
 
@@ -394,8 +402,8 @@ class Daemon:
 
     def vm_pid(self, instance_id):
         """The one process that runs an instance."""
-        here = self.instance_dir(instance_id)
-        pids = [pid for pid in self.vm_processes() if pathlib.Path(os.readlink(f"/proc/{pid}/cwd")) == here]
+        here = str(self.instance_dir(instance_id))
+        pids = [pid for pid in self.vm_processes() if cwd_of(pid) == here]
         assert len(pids) == 1, f"processes of {instance_id}: {pids}"
         return pids[0]
 

@@ -31,6 +31,7 @@ static void open_journal(struct fixture *f)
     assert_non_null(f->store);
     f->loop = loop_new(&e);
     journal_init(&f->journal);
+    journal_add(&f->journal, EVENT_CREATED, "abcdefghijklmnopqrstuvwx", NULL); /* a row of the store */
     assert_int_equal(journal_open(&f->journal, f->store, f->loop, f->fd, &e), 0);
 }
 
