@@ -18,12 +18,16 @@ static const struct {
     const char *name;
     const char *what;
     void (*run)(struct bench *b);
+    bool on_doubles;
 } benches[] = {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
     {"standby", "Running to Standby, beside the bare stream of the same guest", bench_standby},
     {"restore", "Standby to Running, and what of it is ours", bench_restore},
     {"fork", "forks of a sleeping VM: one, sixteen at once, and their memory", bench_fork},
+    {"list", "lists of N instances, M of them hung, to C clients", bench_list, true},
+    {"exit", "the end of a VMM's process to where it is seen", bench_exit, true},
+    {"slope", "create and get beside 10, 1,000 and 10,000 instances", bench_slope, true},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
@@ -115,12 +119,14 @@ static void print_table(const struct bench *b)
 
 static void usage(void)
 {
-    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--hypeman BINARY]\n", stderr);
+    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
+                " [--clients N] [--hypeman BINARY]\n",
+                stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
 }
 
-static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
+static void run(struct bench *b, size_t which, bool as_json)
 {
     struct err e = {0};
     json_t *caps;
@@ -130,9 +136,11 @@ static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
         give_up("no temporary directory can be made");
     b->root_fd = dir_open(AT_FDCWD, b->root, &e);
     must(b->root_fd, &e);
+    if (benches[which].on_doubles)
+        doubles_set_up(b);
     daemon_start(b);
     caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
-    fn(b);
+    benches[which].run(b);
     daemon_stop(b);
     must(tree_remove(AT_FDCWD, b->root, &e), &e);
     close(b->root_fd);
@@ -155,12 +163,32 @@ static void beside_us(char *out, size_t size)
         (void)snprintf(slash + 1, size - (size_t)(slash + 1 - out), "hypeman");
 }
 
+/* "--iters 5" and its like; value may be NULL, behind the last word. */
+static bool take_number(struct bench *b, const char *flag, const char *value)
+{
+    const struct {
+        const char *flag;
+        int *to;
+    } flags[] = {{"--iters", &b->iterations},
+                 {"--instances", &b->instances},
+                 {"--hung", &b->hung},
+                 {"--clients", &b->clients}};
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (strcmp(flag, flags[i].flag) == 0 && value && parse_u64(value, 1, 100000, &n)) {
+            *flags[i].to = (int)n;
+            return true;
+        }
+    }
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     char binary[4096];
     struct bench b = {.root_fd = -1, .daemon = {.pidfd = -1}, .binary = binary};
     bool as_json = false;
-    uint64_t n = 0;
 
     if (argc == 2 && strcmp(argv[1], "list") == 0) {
         for (size_t i = 0; i < N_BENCHES; i++)
@@ -175,9 +203,7 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             as_json = true;
-        } else if (strcmp(argv[i], "--iters") == 0 && i + 1 < argc &&
-                   parse_u64(argv[i + 1], 1, 100000, &n)) {
-            b.iterations = (int)n;
+        } else if (take_number(&b, argv[i], argv[i + 1])) {
             i++;
         } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
             b.binary = argv[++i];
@@ -189,7 +215,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;
-            run(&b, benches[i].run, as_json);
+            run(&b, i, as_json);
             return 0;
         }
     }
