@@ -43,7 +43,7 @@ static void take_vmm(void *arg, pid_t pid)
     id = strrchr(cwd, '/');
     all->v = mem_realloc(all->v, (all->n + 1) * sizeof(*all->v));
     all->v[all->n].pid = pid;
-    (void)snprintf(all->v[all->n++].id, ID_SIZE, "%s", id ? id + 1 : cwd);
+    (void)snprintf(all->v[all->n++].id, ID_SIZE, "%.*s", ID_LEN, id ? id + 1 : cwd);
 }
 
 /* Ends it; the time at which its process was gone. */

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "api/handlers.h"
 #include "base/clock.h"
 #include "base/jout.h"
+#include "trace/export.h"
 
 enum { TRACES_MAX = 1 << 20 };
 
@@ -45,6 +49,8 @@ void api_debug_traces(struct call *c)
     size_t n_reads = 0;
     const struct trace *operation;
     const struct trace *read;
+    struct trace_export_counts counts = trace_export_counts(w->traces.exporter);
+    char number[24];
 
     jout_open(&j, NULL, '[');
     do {
@@ -59,5 +65,9 @@ void api_debug_traces(struct call *c)
         }
     } while (operation || read);
     jout_close(&j, ']');
+    (void)snprintf(number, sizeof(number), "%" PRIu64, counts.sent);
+    http_add_header(c->http, "x-hypeman-traces-exported", number);
+    (void)snprintf(number, sizeof(number), "%" PRIu64, counts.dropped);
+    http_add_header(c->http, "x-hypeman-traces-dropped", number);
     call_reply(c, 200, &json);
 }

@@ -24,6 +24,7 @@
 #include "daemon/datadir.h"
 #include "image/catalog.h"
 #include "image/import.h"
+#include "trace/export.h"
 #include "vm/adopt.h"
 #include "vmm/host.h"
 
@@ -38,6 +39,7 @@ struct daemon {
     struct store *store;
     struct loop *loop;
     struct fswatcher *files;
+    struct trace_exporter *exporter;
     struct catalog *images;
     struct vm_world world;
     bool has_world;
@@ -240,6 +242,9 @@ static int open_state(struct daemon *d, struct err *e)
     struct vm_env env = {.host = &d->host};
     struct adopt_report report;
 
+    d->exporter = trace_exporter_new(e);
+    if (e->code != ERR_NONE)
+        return -1;
     d->store = store_open(d->data.fd, e);
     d->loop = d->store ? loop_new(e) : NULL;
     d->files = d->loop ? fswatcher_new(d->loop, e) : NULL;
@@ -256,6 +261,7 @@ static int open_state(struct daemon *d, struct err *e)
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;
+    d->world.traces.exporter = d->world.reads.exporter = d->exporter;
     prober_policy(&d->world.prober, d->config.kill_after_ms);
     d->has_world = true;
     if (world_adopt(&d->world, &report, e) < 0 ||
@@ -386,6 +392,7 @@ static void tear_down(struct daemon *d)
     if (d->loop)
         loop_drain(d->loop);
     fswatcher_free(d->files);
+    trace_exporter_free(d->exporter);
     loop_free(d->loop);
     cleanup_close(&d->signal_fd);
     buf_free(&d->secret);

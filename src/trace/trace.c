@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "trace/export.h"
 
 struct span_scope span_begin(struct trace *t, const char *name)
 {
@@ -69,6 +70,7 @@ void trace_finish(struct trace_ring *ring, struct trace *t, bool failed)
     if (!ring->traces)
         ring->traces = mem_zalloc(TRACE_RING, sizeof(*ring->traces));
     ring->traces[ring->n++ % TRACE_RING] = *t;
+    trace_export(ring->exporter, t, ring->is_of_reads);
 }
 
 const struct trace *trace_at(const struct trace_ring *ring, size_t back)

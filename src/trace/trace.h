@@ -70,9 +70,13 @@ static inline struct span_scope op_span(const struct op *op, const char *name)
 
 /* --- the ring: loop thread --- */
 
+struct trace_exporter;
+
 struct trace_ring {
-    struct trace *traces; /* TRACE_RING of them, made with the first */
-    uint64_t n;           /* ever recorded */
+    struct trace_exporter *exporter; /* borrowed; NULL: nobody else wants them */
+    bool is_of_reads;                /* of which only a share is exported */
+    struct trace *traces;            /* TRACE_RING of them, made with the first */
+    uint64_t n;                      /* ever recorded */
 };
 
 /* Ends what is open, copies the trace into the ring. */

@@ -25,6 +25,7 @@ void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
     w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
     table_init(&w->table);
     prober_init(&w->prober, w);
+    w->reads.is_of_reads = true;
 }
 
 void world_stop(struct vm_world *w)
