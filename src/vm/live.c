@@ -178,7 +178,7 @@ static void monitor_lost(struct vm_live *live, const char *why)
     live_hang_up(live->row);
     if (live->row->probe.is_in_flight)
         prober_refused(prober, live->row);
-    else
+    else if (!live->why_shutdown && !live->reported) /* which its end explains */
         prober_resync(prober, live->row);
 }
 

@@ -155,7 +155,9 @@ static void on_bound(struct timer *t)
     }
     live_drain(q->row); /* the answer may lie there, unread, when it is we who are late */
     if (probe->is_in_flight)
-        missed(q, PROBE_TIMEOUT, clock_ms() - probe->asked_ms - PROBE_BOUND_MS);
+        missed(q,
+               q->is_refused ? PROBE_REFUSED : PROBE_TIMEOUT,
+               clock_ms() - probe->asked_ms - PROBE_BOUND_MS);
 }
 
 static void ask(struct prober *p, struct question *q)
@@ -172,10 +174,9 @@ static void ask(struct prober *p, struct question *q)
     p->silent_in_flight += q->is_silent;
     probe_asked(&q->row->probe, clock_ms());
     loop_timer_start(p->world->loop, &q->bound, PROBE_BOUND_MS);
-    if (live_ask(q->row, &e) < 0) {
+    q->is_refused = live_ask(q->row, &e) < 0;
+    if (q->is_refused)
         log_debug("instance %s: %s", q->row->id, e.msg);
-        missed(q, PROBE_REFUSED, 0);
-    }
 }
 
 /* --- readers --- */
@@ -303,7 +304,7 @@ void prober_refused(struct prober *p, struct instance *row)
 {
     (void)p;
     if (row->probe.is_in_flight)
-        missed(row->question, PROBE_REFUSED, 0);
+        row->question->is_refused = true;
 }
 
 /* --- fresh=true --- */

@@ -47,6 +47,8 @@ struct question {
     struct list waits;  /* of those who asked with fresh=true */
     struct timer bound; /* in flight: of the answer; else: when a silent VMM's time is up */
     bool is_silent;     /* in flight: one of SILENT_IN_FLIGHT */
+    bool is_refused;    /* in flight: it cannot be asked. Judged in its time like the others,
+                           since a VMM whose socket has gone is most often about to end */
 };
 
 void prober_init(struct prober *p, struct vm_world *w);
