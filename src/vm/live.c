@@ -67,6 +67,7 @@ static void observed(struct vm_live *live)
     struct vm_world *w = live->world;
 
     live->row->observed_us = wall_us();
+    probe_overtake(&live->row->probe);
     instance_changed(&w->table, live->row);
     exit_note_store(w, live->row);
 }
@@ -192,9 +193,7 @@ static void on_monitor(void *owner, const struct vmm_event *event)
             take_status(live, event->status);
         return;
     }
-    /* That it takes questions says nothing newer than the answer that it will give to one. */
-    if (event->kind != VMM_EVENT_LOST &&
-        !(event->kind == VMM_EVENT_READY && live->row->probe.is_in_flight))
+    if (event->kind != VMM_EVENT_LOST)
         prober_heard(prober, live->row);
     switch (event->kind) {
     case VMM_EVENT_PAUSED:

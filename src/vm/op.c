@@ -48,6 +48,7 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
         live_detach(w, row);
     else
         prober_heard(&w->prober, row);
+    probe_overtake(&row->probe);
     instance_changed(&w->table, row);
 }
 

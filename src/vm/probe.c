@@ -42,7 +42,7 @@ void probe_asked(struct probe *p, int64_t now)
     p->is_overtaken = false;
 }
 
-static bool sign_of_life(struct probe *p, int64_t now)
+bool probe_heard(struct probe *p, int64_t now)
 {
     bool is_news = probe_answers(p) != 1;
 
@@ -52,10 +52,9 @@ static bool sign_of_life(struct probe *p, int64_t now)
     return is_news;
 }
 
-bool probe_heard(struct probe *p, int64_t now)
+void probe_overtake(struct probe *p)
 {
     p->is_overtaken = true;
-    return sign_of_life(p, now);
 }
 
 bool probe_answered(struct probe *p, int64_t now, bool *counts_out)
@@ -64,16 +63,17 @@ bool probe_answered(struct probe *p, int64_t now, bool *counts_out)
     p->is_in_flight = false;
     p->is_overtaken = false;
     p->result = PROBE_ANSWERED;
-    return sign_of_life(p, now);
+    return probe_heard(p, now);
 }
 
 bool probe_missed(struct probe *p, enum probe_result why, int64_t late_ms, bool *again_out)
 {
     bool was_unknown = probe_is_unknown(p);
+    bool was_heard = p->is_observed && p->observed_ms > p->asked_ms;
 
     p->is_in_flight = false;
-    *again_out = !p->is_overtaken && !was_unknown;
-    if (p->is_overtaken || late_ms > PROBE_LATE_MS)
+    *again_out = !was_heard && !was_unknown;
+    if (was_heard || late_ms > PROBE_LATE_MS)
         return false;
     p->result = why;
     if (p->misses++ == 0)

@@ -38,7 +38,7 @@ struct probe {
     unsigned misses;   /* in a row; from the second on the state is Unknown */
     bool is_observed;  /* observed_ms counts: nothing has taken it back */
     bool is_in_flight; /* a question is under way */
-    bool is_overtaken; /* and something newer was heard since */
+    bool is_overtaken; /* and the state was learned otherwise since */
 };
 
 /* A new process, or our own step: what is known of it is known as of now. */
@@ -56,8 +56,11 @@ bool probe_may_ask(const struct probe *p, int64_t now, bool fresh);
 /* --- what happens to it; those that return bool: true when what is shown has changed --- */
 void probe_asked(struct probe *p, int64_t now);
 
-/* An event, or our own step. */
+/* A sign of life that is no answer. */
 bool probe_heard(struct probe *p, int64_t now);
+
+/* The state was learned by an event or an own step: newer than what a question will say. */
+void probe_overtake(struct probe *p);
 
 /* The answer. *counts_out: what it says of the state is the newest there is. */
 bool probe_answered(struct probe *p, int64_t now, bool *counts_out);

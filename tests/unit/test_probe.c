@@ -151,8 +151,12 @@ static void an_event_wins_over_the_older_answer(void **state)
     (void)state;
     probe_asked(&p, start + 6000);
     (void)probe_heard(&p, start + 6100);
+    probe_overtake(&p);
     assert_false(answer(&p, start + 6200)); /* a sign of life, and no word of the state */
     assert_true(probe_is_hit(&p, start + 11199));
+    probe_asked(&p, start + 12000);
+    (void)probe_heard(&p, start + 12100); /* of something else than the state */
+    assert_true(answer(&p, start + 12200));
 }
 
 static void an_event_wins_over_a_missing_answer(void **state)
