@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { STALE_MS = 100 };
+enum { STALE_US = 100 * 1000 };
 
 /* What clients that do not read may pin, all together. */
 static const size_t ALL_BYTES_MAX = 512UL << 20;
@@ -149,7 +149,7 @@ struct list_view *list_take(struct lists *l, const struct instance_table *t, str
 
     if (is_current && !is_lent) {
         bring_up_to_date(v, now_us);
-    } else if (!is_current || now_us - v->as_of_us > STALE_MS * 1000 || now_us < v->as_of_us) {
+    } else if (!is_current || now_us - v->as_of_us > STALE_US || now_us < v->as_of_us) {
         list_release(v);
         l->whole = v = list_choose(t, &(struct list_choice){0}, e);
         if (!v)

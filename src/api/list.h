@@ -8,7 +8,7 @@
  * reference count. Two numbers a row go on while nothing changes (the milliseconds
  * in the present state, the time of the last observation). They are written over in
  * place, each at its fixed width, unless the buffer is just being sent to somebody:
- * then one that is at most STALE_MS behind is lent as it is, and else a new one is made.
+ * then one that is at most STALE_US behind is lent as it is, and else a new one is made.
  *
  * Loop thread; nothing blocks, and no system call is made.
  */

@@ -153,7 +153,7 @@ static bool is_seen(const struct view *v, const json_t *row)
 }
 
 /* A terminal shows the table as it is now; who reads through a pipe gets it once, then changes. */
-static void show_rows(void *ctx, const json_t *rows)
+static void show_rows(void *ctx, json_t *rows)
 {
     struct view *v = ctx;
     json_auto_t *list = json_array();
@@ -162,7 +162,7 @@ static void show_rows(void *ctx, const json_t *rows)
 
     if (v->is_shown && !v->is_terminal)
         return;
-    json_object_foreach((json_t *)(uintptr_t)rows, id, row)
+    json_object_foreach(rows, id, row)
     {
         if (is_seen(v, row))
             json_array_append(list, row);

@@ -12,7 +12,7 @@
 
 struct watch_sink {
     /* rows: an object by id. Called when it is complete, and after each turn of changes. */
-    void (*show)(void *ctx, const json_t *rows);
+    void (*show)(void *ctx, json_t *rows);
 
     /* Each change once rows are complete; before show(). May be NULL. */
     void (*change)(void *ctx, const json_t *event);

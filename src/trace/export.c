@@ -3,7 +3,6 @@
 
 #include <curl/curl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/parse.h"
+#include "loop/thread.h"
 
 enum {
     QUEUE = 512,
@@ -64,7 +64,7 @@ static size_t take_batch(struct trace_exporter *x, struct trace out[BATCH])
     return n;
 }
 
-static size_t ignore_answer(char *data, size_t size, size_t n, void *arg)
+static size_t ignore_answer(const char *data, size_t size, size_t n, void *arg)
 {
     (void)data, (void)arg;
     return size * n;
@@ -231,18 +231,8 @@ static struct curl_slist *find_headers(void)
 
 static int start_thread(struct trace_exporter *x, struct err *e)
 {
-    pthread_attr_t attr;
-    sigset_t all;
-    sigset_t saved;
-    int rc;
+    int rc = thread_start(&x->thread, STACK_BYTES, sender, x);
 
-    sigfillset(&all);
-    pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    rc = pthread_create(&x->thread, &attr, sender, x);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    pthread_attr_destroy(&attr);
     return rc == 0 ? 0 : err_set(e, ERR_LIMIT, "start the exporter's thread: %s", strerror(rc));
 }
 

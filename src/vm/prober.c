@@ -15,19 +15,11 @@ enum {
     TELL_MS = 5, /* what is found out at the bound is told too */
 };
 
-/* A row that a fresh=true waits for: on the list of the one and of the other. */
+/* A row that a fresh=true waits for: on its question's list while that is under way. */
 struct wait_link {
     struct prober_wait *wait;
     struct list of_question;
-    struct list of_wait;
 };
-
-static void drop_link(struct wait_link *l)
-{
-    list_remove(&l->of_question);
-    list_remove(&l->of_wait);
-    free(l);
-}
 
 static void time_to_tell(struct prober_wait *w)
 {
@@ -41,7 +33,7 @@ static void tell_waits(struct question *q)
         struct wait_link *l = container_of(q->waits.next, struct wait_link, of_question);
         struct prober_wait *w = l->wait;
 
-        drop_link(l);
+        list_remove(&l->of_question);
         if (--w->left == 0)
             time_to_tell(w);
     }
@@ -320,7 +312,7 @@ static void on_wait(struct timer *t)
 void prober_wait_init(struct prober *p, struct prober_wait *w, void (*done)(struct prober_wait *w))
 {
     *w = (struct prober_wait){.done = done, .prober = p, .timer.fn = on_wait};
-    list_init(&w->links);
+    w->links = mem_zalloc(p->n_all + 1, sizeof(*w->links));
 }
 
 void prober_wait_add(struct prober_wait *w, struct instance *row)
@@ -331,10 +323,9 @@ void prober_wait_add(struct prober_wait *w, struct instance *row)
         return;
     if (!row->probe.is_in_flight)
         put_due(w->prober, row->question);
-    l = mem_new(struct wait_link);
+    l = &w->links[w->n_links++];
     l->wait = w;
     list_append(&row->question->waits, &l->of_question);
-    list_append(&w->links, &l->of_wait);
     w->left++;
 }
 
@@ -347,8 +338,11 @@ void prober_wait_start(struct prober_wait *w)
 void prober_wait_cancel(struct prober_wait *w)
 {
     loop_timer_stop(w->prober->world->loop, &w->timer);
-    while (!list_empty(&w->links))
-        drop_link(container_of(w->links.next, struct wait_link, of_wait));
+    for (size_t i = 0; i < w->n_links; i++)
+        list_remove(&w->links[i].of_question);
+    free(w->links);
+    w->links = NULL;
+    w->n_links = 0;
     w->left = 0;
 }
 
@@ -374,6 +368,7 @@ void prober_add(struct prober *p, struct question *q, struct instance *row)
     list_init(&q->due);
     list_init(&q->waits);
     list_append(&p->all, &q->all);
+    p->n_all++;
     row->question = q;
     probe_init(&row->probe, clock_ms());
     row->probed_us = 0;
@@ -388,6 +383,7 @@ void prober_remove(struct prober *p, struct question *q)
     q->row->probe.is_in_flight = false;
     loop_timer_stop(p->world->loop, &q->bound);
     list_remove(&q->all);
+    p->n_all--;
     list_remove(&q->due);
     tell_waits(q);
     start_or_end_rounds(p);

@@ -21,6 +21,7 @@
 #include "vm/probe.h"
 
 struct instance;
+struct wait_link;
 struct vm_world;
 
 enum { PROBES_IN_FLIGHT = 64, SILENT_IN_FLIGHT = 32, ROUNDS_PER_S = 50 };
@@ -28,6 +29,7 @@ enum { PROBES_IN_FLIGHT = 64, SILENT_IN_FLIGHT = 32, ROUNDS_PER_S = 50 };
 struct prober {
     struct vm_world *world;
     struct list all; /* of struct question; in turn */
+    size_t n_all;
     struct list due;
     struct list due_silent;
     unsigned in_flight;
@@ -91,7 +93,8 @@ void prober_unwatch(struct prober *p);
 struct prober_wait {
     void (*done)(struct prober_wait *w); /* once, not from within prober_wait_start() */
     unsigned left;
-    struct list links; /* one for each row that is waited for */
+    struct wait_link *links; /* one for each row that is waited for */
+    size_t n_links;
     struct timer timer;
     struct prober *prober;
 };
