@@ -196,7 +196,7 @@ def test_a_watcher_that_does_not_read_is_started_anew_and_costs_nobody_else(daem
     for _ in range(30):  # 60 changes of 200 kB: more than its buffer and the journal hold
         api.post("/instances/noisy/stop")
         api.post("/instances/noisy/start", {})
-    stop[0] = revision(listing(api)) + 1
+    stop[0] = revision(listing(api))
     api.post("/instances/noisy/stop")
     quick.join(harness.PATIENCE)
     assert not errors and not quick.is_alive(), errors
@@ -250,6 +250,8 @@ def replay(stream, rows, stop, numbers, error):
     """Keeps rows as the events say."""
     try:
         for event in stream:
+            if event["revision"] > stop():
+                return
             numbers.append(event["revision"])
             assert event["type"] in ("created", "updated", "deleted"), event["type"]
             assert (event["type"] == "created") == (event["id"] not in rows), event
@@ -257,8 +259,6 @@ def replay(stream, rows, stop, numbers, error):
                 del rows[event["id"]]
             else:
                 rows[event["id"]] = event["instance"]
-            if event["revision"] >= stop():
-                return
     except BaseException as e:
         error.append(e)
 
@@ -277,16 +277,21 @@ def test_lists_are_whole_and_watches_complete_while_all_changes(daemon, api):
         one.start()
     for one in (*listers, *churners):
         one.join(harness.PATIENCE + seconds)
-    kept = doubles.create(daemon, "last")
-    stop[0] = revision(listing(api))
-    doubles.create(daemon, "bell")  # the watch has what was before
+    doubles.create(daemon, "last")
+    final = listing(api)
+    stop[0] = revision(final)
+    doubles.create(daemon, "bell")  # behind it the watch has seen all
     watching.join(harness.PATIENCE)
     stream.close()
     assert not watching.is_alive() and not errors, errors
     assert not [one.error for one in listers if one.error], next(one.error for one in listers if one.error)
     assert all(one.n for one in listers)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "a change was lost, or came twice"
-    assert kept["id"] in rows and set(rows) <= {i["id"] for i in api.get("/instances")}
+
+    def gist(instances):
+        return {i["id"]: (i["state"], i["exit_code"], i["stopped_at"]) for i in instances}
+
+    assert gist(rows.values()) == gist(final.json()), "who followed the changes has what a list shows"
 
 
 def test_every_end_is_seen(daemon, api):
