@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hypeman-bench NAME [--json] [--iters N]: one benchmark, its table or one JSON object; "list"
- * names them. */
+/* hypeman-bench NAME [--json] [--iters N] [--filesystem KIND]: one benchmark, its table or one JSON
+ * object; "list" names them. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +77,8 @@ static void print_json(const struct bench *b, const json_t *caps)
 
     jout_open(&j, NULL, '{');
     jout_str(&j, "bench", b->name);
+    if (b->filesystem)
+        jout_str(&j, "filesystem", b->filesystem);
     put_host(&j, caps);
     jout_open(&j, "rows", '[');
     for (size_t i = 0; i < b->n_rows; i++) {
@@ -120,7 +122,7 @@ static void print_table(const struct bench *b)
 static void usage(void)
 {
     (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
-                " [--clients N] [--hypeman BINARY]\n",
+                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n",
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
@@ -138,10 +140,13 @@ static void run(struct bench *b, size_t which, bool as_json)
     must(b->root_fd, &e);
     if (benches[which].on_doubles)
         doubles_set_up(b);
+    if (b->filesystem)
+        data_mount(b);
     daemon_start(b);
     caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
     benches[which].run(b);
     daemon_stop(b);
+    data_unmount(b);
     must(tree_remove(AT_FDCWD, b->root, &e), &e);
     close(b->root_fd);
     if (as_json)
@@ -184,6 +189,11 @@ static bool take_number(struct bench *b, const char *flag, const char *value)
     return false;
 }
 
+static bool is_filesystem(const char *text)
+{
+    return strcmp(text, "ext4") == 0 || strcmp(text, "xfs") == 0;
+}
+
 int main(int argc, char **argv)
 {
     char binary[4096];
@@ -205,6 +215,9 @@ int main(int argc, char **argv)
             as_json = true;
         } else if (take_number(&b, argv[i], argv[i + 1])) {
             i++;
+        } else if (strcmp(argv[i], "--filesystem") == 0 && i + 1 < argc &&
+                   is_filesystem(argv[i + 1])) {
+            b.filesystem = argv[++i];
         } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
             b.binary = argv[++i];
         } else {
