@@ -269,12 +269,11 @@ class Daemon:
 
     def __init__(self, root, data=None, settings=None):
         self.root = pathlib.Path(root)
-        self.settings = settings or {}  # by the environment
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
         self.process = None
-        self.environment = {}  # of the daemon, beside ours
+        self.environment = dict(settings or {})  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
         self.taps_before = taps()
@@ -288,7 +287,6 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.settings},
                 start_new_session=True,
                 env={**os.environ, **self.environment},
             )
