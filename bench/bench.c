@@ -51,6 +51,12 @@ static double percentile(const struct samples *s, double p)
     return s->v[(size_t)lround(p * (double)(s->n - 1))];
 }
 
+double samples_percentile(struct samples *s, double p)
+{
+    qsort(s->v, s->n, sizeof(*s->v), ascending);
+    return percentile(s, p);
+}
+
 void bench_row(struct bench *b, const char *name, const char *unit, const struct samples *s)
 {
     struct bench_row *row = &b->rows[b->n_rows++];

@@ -37,8 +37,11 @@ struct bench_row {
 
 struct bench {
     const char *name;
-    const char *binary;     /* of the hypeman under test */
-    int iterations;         /* 0: the benchmark's own choice */
+    const char *binary; /* of the hypeman under test */
+    int iterations;     /* 0: the benchmark's own choice, as for the next three */
+    int instances;
+    int hung;
+    int clients;
     const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
@@ -71,6 +74,24 @@ void bench_image(struct bench *b);
 /* The bench image as a running VM of 256MB and one vCPU; its id, which is the caller's. */
 char *bench_vm(struct bench *b);
 void delete_vm(struct bench *b, const char *name);
+
+/* --- doubles.c --- */
+
+/* Before the daemon starts: it runs VMMs that are doubles (tests/doubles). */
+void doubles_set_up(struct bench *b);
+void doubles_run(struct bench *b, int from, int to); /* vm-0, vm-1, ...; until they are Running */
+void doubles_each(const struct bench *b, void (*fn)(void *arg, pid_t pid), void *arg);
+void doubles_signal(const struct bench *b, int number);
+
+/* --- stream.c: a connection of its own to the daemon, for what api() cannot --- */
+int stream_connect(const struct bench *b);
+void stream_send(int fd, const char *data, size_t len);
+size_t stream_receive(int fd, char *to, size_t room); /* at least one byte */
+
+/* Records as real stopped instances leave them: instance-0, ... Starts the daemon anew. */
+void records_add(struct bench *b, int from, int to);
+
+double samples_percentile(struct samples *s, double p); /* sorts them */
 
 /*
  * Where the time of operations went, by GET /debug/traces: milliseconds by span. A
@@ -105,3 +126,6 @@ void bench_standby(struct bench *b);
 void bench_restore(struct bench *b);
 void bench_fork(struct bench *b);
 void bench_network(struct bench *b);
+void bench_list(struct bench *b);
+void bench_exit(struct bench *b);
+void bench_slope(struct bench *b);

@@ -22,6 +22,7 @@ static const struct {
     const char *name;
     const char *what;
     void (*run)(struct bench *b);
+    bool on_doubles;
 } benches[] = {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
@@ -29,6 +30,9 @@ static const struct {
     {"restore", "Standby to Running, and what of it is ours", bench_restore},
     {"fork", "forks of a sleeping VM: one, sixteen at once, and their memory", bench_fork},
     {"network", "slots, the mapping beside a bare TAP, a fork to its first answer", bench_network},
+    {"list", "lists of N instances, M of them hung, to C clients", bench_list, true},
+    {"exit", "the end of a VMM's process to where it is seen", bench_exit, true},
+    {"slope", "create and get beside 10, 1,000 and 10,000 instances", bench_slope, true},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
@@ -122,8 +126,8 @@ static void print_table(const struct bench *b)
 
 static void usage(void)
 {
-    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--filesystem ext4|xfs]"
-                " [--hypeman BINARY]\n",
+    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
+                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n",
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
@@ -142,7 +146,7 @@ static void step_aside(void)
         give_up("bring lo up: %m");
 }
 
-static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
+static void run(struct bench *b, size_t which, bool as_json)
 {
     struct err e = {0};
     json_t *caps;
@@ -153,11 +157,13 @@ static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
     b->root_fd = dir_open(AT_FDCWD, b->root, &e);
     must(b->root_fd, &e);
     step_aside();
+    if (benches[which].on_doubles)
+        doubles_set_up(b);
     if (b->filesystem)
         data_mount(b);
     daemon_start(b);
     caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
-    fn(b);
+    benches[which].run(b);
     daemon_stop(b);
     data_unmount(b);
     must(tree_remove(AT_FDCWD, b->root, &e), &e);
@@ -181,6 +187,27 @@ static void beside_us(char *out, size_t size)
         (void)snprintf(slash + 1, size - (size_t)(slash + 1 - out), "hypeman");
 }
 
+/* "--iters 5" and its like; value may be NULL, behind the last word. */
+static bool take_number(struct bench *b, const char *flag, const char *value)
+{
+    const struct {
+        const char *flag;
+        int *to;
+    } flags[] = {{"--iters", &b->iterations},
+                 {"--instances", &b->instances},
+                 {"--hung", &b->hung},
+                 {"--clients", &b->clients}};
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (strcmp(flag, flags[i].flag) == 0 && value && parse_u64(value, 1, 100000, &n)) {
+            *flags[i].to = (int)n;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool is_filesystem(const char *text)
 {
     return strcmp(text, "ext4") == 0 || strcmp(text, "xfs") == 0;
@@ -191,7 +218,6 @@ int main(int argc, char **argv)
     char binary[4096];
     struct bench b = {.root_fd = -1, .daemon = {.pidfd = -1}, .binary = binary};
     bool as_json = false;
-    uint64_t n = 0;
 
     if (argc == 2 && strcmp(argv[1], "list") == 0) {
         for (size_t i = 0; i < N_BENCHES; i++)
@@ -206,9 +232,7 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             as_json = true;
-        } else if (strcmp(argv[i], "--iters") == 0 && i + 1 < argc &&
-                   parse_u64(argv[i + 1], 1, 100000, &n)) {
-            b.iterations = (int)n;
+        } else if (take_number(&b, argv[i], argv[i + 1])) {
             i++;
         } else if (strcmp(argv[i], "--filesystem") == 0 && i + 1 < argc &&
                    is_filesystem(argv[i + 1])) {
@@ -223,7 +247,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;
-            run(&b, benches[i].run, as_json);
+            run(&b, i, as_json);
             return 0;
         }
     }

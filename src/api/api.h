@@ -19,6 +19,7 @@
 
 #include <jansson.h>
 
+#include "api/list.h"
 #include "api/token.h"
 #include "base/buf.h"
 #include "base/err.h"
@@ -42,6 +43,7 @@ struct api {
     uid_t own_uid;
     gid_t admin_gid; /* members have full rights on the unix socket; -1: no such group */
     struct api_limits limits;
+    struct lists lists;
 };
 
 enum { MAX_PATH_PARAMS = 2 };
@@ -65,6 +67,10 @@ struct route {
 extern const struct route api_routes[];
 extern const size_t n_api_routes;
 
+/* Before the first request; once the last is answered. */
+void api_init(struct api *api);
+void api_fini(struct api *api);
+
 /* What the HTTP server is given; ctx is the struct api. */
 void api_handle(void *ctx, struct http_request *req);
 size_t api_body_limit(void *ctx, const char *method, const char *path);
@@ -84,9 +90,6 @@ int api_authorize(const struct api *api, const struct http_request *req, uint32_
                   struct err *e);
 
 /* --- shapes --- */
-struct jout;
-void instance_view(struct jout *j, const char *key, const struct instance *row);
-
 /* What a POST /instances asks for; NULL and e. */
 struct spec *spec_decode(const struct api *api, const json_t *body, struct err *e);
 

@@ -16,6 +16,7 @@ const struct route api_routes[] = {
     {"GET", "/resources", SCOPE_RESOURCE_READ, NO_BODY, api_planned},
     {"POST", "/resources/memory/reclaim", SCOPE_INSTANCE_WRITE, JSON_BODY, api_planned},
     {"GET", "/debug/traces", SCOPE_RESOURCE_READ, NO_BODY, api_debug_traces},
+    {"GET", "/events", SCOPE_INSTANCE_READ, NO_BODY, api_events},
     {"GET", "/images", SCOPE_IMAGE_READ, NO_BODY, api_images_list},
     {"POST", "/images", SCOPE_IMAGE_WRITE, JSON_BODY, api_planned},
     {"POST", "/images/import", SCOPE_UNLIMITED, JSON_BODY, api_images_import},

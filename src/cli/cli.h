@@ -45,5 +45,6 @@ extern const struct cli_verb cli_stop;
 extern const struct cli_verb cli_standby;
 extern const struct cli_verb cli_restore;
 extern const struct cli_verb cli_token;
+extern const struct cli_verb cli_trace;
 extern const struct cli_verb cli_version;
 extern const struct cli_verb cli_wait;

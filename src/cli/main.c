@@ -20,6 +20,7 @@ static const struct cli_verb *const verbs[] = {
     &cli_start,
     &cli_rm,
     &cli_image,
+    &cli_trace,
     &cli_token,
     &cli_version,
 };

@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH };
+enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH, POLICY };
 
 static const struct setting {
     const char *key;
@@ -71,8 +71,21 @@ static const struct setting {
     {"network.ready_slots", NUMBER, offsetof(struct config, ready_slots), NULL, "16"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
+    {"unresponsive", POLICY, offsetof(struct config, kill_after_ms), NULL, "report"},
 };
 enum { N_SETTINGS = sizeof(settings) / sizeof(settings[0]) };
+
+/* "report" or "kill-after DURATION". */
+static bool parse_policy(const char *value, int64_t *kill_after_ms)
+{
+    static const char kill[] = "kill-after ";
+
+    *kill_after_ms = 0;
+    if (strcmp(value, "report") == 0)
+        return true;
+    return strncmp(value, kill, sizeof(kill) - 1) == 0 &&
+           parse_duration_ms(value + sizeof(kill) - 1, kill_after_ms) && *kill_after_ms > 0;
+}
 
 static int assign(struct config *c, const struct setting *s, const char *value, struct err *e)
 {
@@ -99,6 +112,9 @@ static int assign(struct config *c, const struct setting *s, const char *value, 
         good = strcmp(value, "true") == 0 || strcmp(value, "false") == 0;
         if (good)
             *(bool *)(void *)at = strcmp(value, "true") == 0;
+        break;
+    case POLICY:
+        good = parse_policy(value, (int64_t *)(void *)at);
         break;
     }
     return good ? 0 : err_set(e, ERR_INVALID, "the setting %s cannot be \"%s\"", s->key, value);

@@ -49,6 +49,7 @@ struct config {
     bool guest_to_guest;
     bool open_firewalls;
     uint64_t ready_slots;
+    int64_t kill_after_ms; /* of a VMM that does not answer; 0: it is only reported */
 };
 
 /* Fills in the defaults. */

@@ -25,6 +25,7 @@
 #include "image/catalog.h"
 #include "image/import.h"
 #include "net/net.h"
+#include "trace/export.h"
 #include "vm/adopt.h"
 #include "vmm/host.h"
 
@@ -39,6 +40,7 @@ struct daemon {
     struct store *store;
     struct loop *loop;
     struct fswatcher *files;
+    struct trace_exporter *exporter;
     struct catalog *images;
     struct net *net;
     struct vm_world world;
@@ -276,6 +278,9 @@ static int open_state(struct daemon *d, struct err *e)
     struct vm_env env = {.host = &d->host};
     struct adopt_report report;
 
+    d->exporter = trace_exporter_new(e);
+    if (e->code != ERR_NONE)
+        return -1;
     d->store = store_open(d->data.fd, e);
     d->loop = d->store ? loop_new(e) : NULL;
     d->files = d->loop ? fswatcher_new(d->loop, e) : NULL;
@@ -295,6 +300,8 @@ static int open_state(struct daemon *d, struct err *e)
     d->world.images = d->images;
     d->world.files = d->files;
     d->world.net = d->net;
+    d->world.traces.exporter = d->world.reads.exporter = d->exporter;
+    prober_policy(&d->world.prober, d->config.kill_after_ms);
     d->has_world = true;
     if (world_adopt(&d->world, &report, e) < 0 || net_start(d->net, e) < 0 ||
         image_sweep_files(d->data.images_fd, digest_is_used, d, e) < 0)
@@ -349,6 +356,7 @@ static void set_up_api(struct daemon *d)
                 .delete_grace_ms = d->config.delete_grace_ms,
             },
     };
+    api_init(&d->api);
     if (d->api.default_driver)
         log_info("default hypervisor: %s", d->api.default_driver->name);
 }
@@ -412,6 +420,7 @@ static void say_goodbye(struct daemon *d)
 static void tear_down(struct daemon *d)
 {
     say_goodbye(d);
+    api_fini(&d->api);
     if (d->has_world)
         world_fini(&d->world);
     d->has_world = false;
@@ -425,6 +434,7 @@ static void tear_down(struct daemon *d)
     if (d->loop)
         loop_drain(d->loop);
     fswatcher_free(d->files);
+    trace_exporter_free(d->exporter);
     loop_free(d->loop);
     cleanup_close(&d->signal_fd);
     buf_free(&d->secret);

@@ -48,7 +48,7 @@ static int add_row(void *arg, const struct instance_record *r, struct err *e)
     row = world_reserve(a->w, r->id, spec);
     row->run = run;
     network_adopt_address(a->w, row);
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     table_publish(&a->w->table, row);
     a->report.instances++;
     return 0;
@@ -167,6 +167,7 @@ static void settle_row(struct adoption *a, struct instance *row)
     run_on(row, dir_fd, pidfd);
     slot = network_adopt_slot(a->w, row, pidfd);
     live_attach(a->w, row, take_fd(&pidfd), dir_fd, slot);
+    prober_resync(&a->w->prober, row); /* nobody heard its events meanwhile */
     a->report.adopted++;
 }
 
@@ -297,7 +298,8 @@ int world_adopt(struct vm_world *w, struct adopt_report *out, struct err *e)
     struct places places = {0};
     int rc;
 
-    if (store_each_instance(w->env.store, add_row, &a, e) < 0)
+    if (store_each_instance(w->env.store, add_row, &a, e) < 0 ||
+        journal_open(&w->table.journal, w->env.store, w->loop, w->env.data_fd, e) < 0)
         return -1;
     for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
         settle_row(&a, container_of(l, struct instance, order));

@@ -228,7 +228,7 @@ static int capture_run(struct vm_op *op, struct err *e)
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     (void)op;
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     freeze_undo(w, row);
 }
 

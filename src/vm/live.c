@@ -22,6 +22,8 @@
 #include "vm/op.h"
 #include "vmm/monitor.h"
 
+#define UNRESPONSIVE "unresponsive" /* our own word among a VMM's reasons */
+
 /*
  * After a restore: a greeting that met the rest of a cut frame is swallowed with it, and
  * the guest sees that only when the connection ends. So it is ended, and made again when
@@ -36,6 +38,9 @@ struct vm_live {
     int pidfd;
     struct watch exit_watch;
     struct vmm_monitor *monitor;
+    bool is_ready; /* the monitor takes questions */
+    bool is_asked; /* one waits for that */
+    struct question question;
     struct agent *agent;
     struct timer greeting; /* looks for it; after a restore only */
     unsigned greetings;    /* so many were tried */
@@ -104,7 +109,8 @@ static void observed(struct vm_live *live)
 {
     struct vm_world *w = live->world;
 
-    live->row->observed_ms = clock_ms();
+    live->row->observed_us = wall_us();
+    probe_overtake(&live->row->probe);
     instance_changed(&w->table, live->row);
     exit_note_store(w, live->row);
 }
@@ -114,6 +120,7 @@ static void agent_started(void *owner, int64_t at_us)
     struct vm_live *live = owner;
 
     (void)at_us; /* the guest's clock; the host's is what is accounted */
+    prober_heard(&live->world->prober, live->row);
     if (live->row->holder || live->row->run.state != VM_INITIALIZING)
         return;
     vm_run_enter(&live->row->run, VM_RUNNING, VM_BY_EVENT, wall_us());
@@ -124,6 +131,7 @@ static void agent_exited(void *owner, const struct exit_record *record)
 {
     struct vm_live *live = owner;
 
+    prober_heard(&live->world->prober, live->row);
     if (record->incarnation != live->boot)
         return; /* word of an earlier process, replayed by a snapshot or made up */
     live->reported = true;
@@ -201,18 +209,91 @@ static void look_for_greeting(struct timer *t)
     loop_timer_start(live->world->loop, t, AGAIN_MS);
 }
 
+/* What the VMM says of itself: by its own word, or asked. */
+static void enter(struct vm_live *live, enum vm_state to, enum vm_source source)
+{
+    if (live->row->holder || live->row->run.state == to)
+        return;
+    vm_run_enter(&live->row->run, to, source, wall_us());
+    observed(live);
+}
+
 static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_state to)
 {
-    if (live->row->holder || live->row->run.state != from)
-        return;
-    vm_run_enter(&live->row->run, to, VM_BY_EVENT, wall_us());
-    observed(live);
+    if (live->row->run.state == from)
+        enter(live, to, VM_BY_EVENT);
+}
+
+/* The answer to a question. Running says nothing of the guest's own progress. */
+static void take_status(struct vm_live *live, enum vmm_status status)
+{
+    enum vm_state now = live->row->run.state;
+
+    switch (status) {
+    case VMM_STATUS_CREATED:
+        enter(live, VM_CREATED, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_PAUSED:
+        enter(live, VM_PAUSED, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_SHUTDOWN:
+        enter(live, VM_SHUTDOWN, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_RUNNING:
+        if (now != VM_INITIALIZING && now != VM_RUNNING)
+            enter(live, now == VM_CREATED ? VM_INITIALIZING : VM_RUNNING, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_UNKNOWN:
+        break;
+    }
+}
+
+static void ask_when_ready(struct vm_live *live)
+{
+    struct err e = {0};
+
+    live->is_ready = true;
+    if (live->is_asked && vmm_monitor_probe(live->monitor, &e) < 0) {
+        log_debug("instance %s: %s", live->row->id, e.msg);
+        prober_refused(&live->world->prober, live->row);
+    }
+    live->is_asked = false;
+}
+
+void live_hang_up(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    vmm_monitor_close(live->monitor);
+    live->monitor = NULL;
+    live->is_ready = live->is_asked = false;
+}
+
+/* Its events may have been missed: whoever is asked next connects anew. */
+static void monitor_lost(struct vm_live *live, const char *why)
+{
+    struct prober *prober = &live->world->prober;
+
+    log_debug("instance %s: its VMM's events: %s", live->row->id, why ? why : "lost");
+    live_hang_up(live->row);
+    if (live->row->probe.is_in_flight)
+        prober_refused(prober, live->row);
+    else if (!live->why_shutdown && !live->reported) /* which its end explains */
+        prober_resync(prober, live->row);
 }
 
 static void on_monitor(void *owner, const struct vmm_event *event)
 {
     struct vm_live *live = owner;
+    struct prober *prober = &live->world->prober;
 
+    if (event->kind == VMM_EVENT_STATUS) {
+        if (prober_answered(prober, live->row))
+            take_status(live, event->status);
+        return;
+    }
+    if (event->kind != VMM_EVENT_LOST)
+        prober_heard(prober, live->row);
     switch (event->kind) {
     case VMM_EVENT_PAUSED:
         enter_by_event(live, VM_RUNNING, VM_PAUSED);
@@ -228,14 +309,77 @@ static void on_monitor(void *owner, const struct vmm_event *event)
                                                                        : "");
         break;
     case VMM_EVENT_LOST:
-        vmm_monitor_close(live->monitor);
-        live->monitor = NULL;
+        monitor_lost(live, event->reason);
         break;
     case VMM_EVENT_READY:
+        ask_when_ready(live);
+        break;
     case VMM_EVENT_STATUS:
     case VMM_EVENT_REBOOT:
         break;
     }
+}
+
+/* --- for the prober --- */
+
+static int open_monitor(struct vm_live *live, int dir_fd, struct err *e)
+{
+    if (!live->row->spec->driver->monitor)
+        return err_set(e, ERR_UNSUPPORTED, "%s cannot be asked", live->row->spec->hypervisor);
+    live->is_ready = live->is_asked = false;
+    live->monitor =
+        vmm_monitor_open(live->row->spec->driver, live->world->loop, dir_fd, on_monitor, live, e);
+    return live->monitor ? 0 : -1;
+}
+
+int live_ask(struct instance *row, struct err *e)
+{
+    struct vm_live *live = row->live;
+
+    if (!live->monitor) {
+        /* Its VMM's working directory: the kernel has it at hand, no disk is waited for. */
+        auto_close int dir_fd = env_open_instance(&live->world->env, row->id, e);
+
+        if (dir_fd < 0 || open_monitor(live, dir_fd, e) < 0)
+            return -1;
+    }
+    if (live->is_ready)
+        return vmm_monitor_probe(live->monitor, e);
+    live->is_asked = true;
+    return 0;
+}
+
+void live_drain(struct instance *row)
+{
+    if (row->live->monitor)
+        vmm_monitor_drain(row->live->monitor);
+}
+
+void live_probed(struct instance *row)
+{
+    struct vm_world *w = row->live->world;
+    struct vm_run *run = &row->run;
+
+    if (probe_is_unknown(&row->probe) && run->state != VM_UNKNOWN) {
+        log_warn("instance %s (%s): its VMM does not answer", row->id, row->spec->name);
+        vm_run_enter(run, VM_UNKNOWN, VM_BY_PROBE, wall_us());
+    } else if (!probe_is_unknown(&row->probe) && run->state == VM_UNKNOWN) {
+        log_info("instance %s (%s): its VMM answers again", row->id, row->spec->name);
+        vm_run_enter(run, run->before, VM_BY_PROBE, wall_us());
+    }
+    instance_changed(&w->table, row);
+}
+
+void live_kill_silent(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    log_warn("instance %s (%s): its VMM did not answer for too long; killing it",
+             row->id,
+             row->spec->name);
+    free(live->why_shutdown);
+    live->why_shutdown = mem_strdup(UNRESPONSIVE);
+    live_kill(row);
 }
 
 static void process_ended(struct watch *watch, uint32_t events)
@@ -274,9 +418,10 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     }
     connect_agent(live, dir_fd);
     live->logs = log_limit_new(w, row->id, dir_fd);
-    if (row->spec->driver->monitor)
-        live->monitor = vmm_monitor_open(row->spec->driver, w->loop, dir_fd, on_monitor, live, &e);
-    if (e.code != ERR_NONE)
+    if (!row->spec->driver->monitor)
+        return;
+    prober_add(&w->prober, &live->question, row);
+    if (open_monitor(live, dir_fd, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
@@ -286,6 +431,8 @@ void live_detach(struct vm_world *w, struct instance *row)
 
     if (!live)
         return;
+    if (row->question)
+        prober_remove(&w->prober, row->question);
     row->live = NULL;
     if (live->exit_watch.fd > 0 && !live->exited)
         loop_unwatch(w->loop, &live->exit_watch);
@@ -301,11 +448,22 @@ void live_detach(struct vm_world *w, struct instance *row)
     free(live);
 }
 
+void live_let_go(struct vm_world *w, struct instance *row)
+{
+    if (row->run.state == VM_UNKNOWN) {
+        vm_run_enter(&row->run, row->run.before, VM_BY_REQUEST, wall_us());
+        instance_changed(&w->table, row);
+    }
+    live_detach(w, row);
+}
+
 /* What can be said of an end that the guest did not report. */
 static void describe_end(const struct vm_live *live, char *out, size_t size)
 {
     if (live->why_shutdown && strcmp(live->why_shutdown, "guest-panic") == 0)
         (void)snprintf(out, size, "the guest's kernel panicked");
+    else if (live->why_shutdown && strcmp(live->why_shutdown, UNRESPONSIVE) == 0)
+        (void)snprintf(out, size, "the VMM did not answer any more and was killed, as configured");
     else if (live->exit.known && live->exit.code > 128)
         (void)snprintf(out, size, "the VMM was ended by signal %d", live->exit.code - 128);
     else if (live->exit.known && live->exit.code != 0)
@@ -338,7 +496,7 @@ void live_judge(struct vm_world *w, struct instance *row)
              row->run.exit_message ? ": " : "",
              row->run.exit_message ? row->run.exit_message : "");
     live_detach(w, row);
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     instance_changed(&w->table, row);
     exit_note_store(w, row);
     if (!reported)

@@ -27,6 +27,18 @@ static const struct {
 };
 static_assert(sizeof(states) / sizeof(states[0]) == N_VM_STATES, "states[] misses a vm_state");
 
+const char *vm_source_name(enum vm_source s)
+{
+    static const char *const names[] = {
+        [VM_BY_REQUEST] = "request",
+        [VM_BY_EXIT] = "exit",
+        [VM_BY_EVENT] = "event",
+        [VM_BY_PROBE] = "probe",
+    };
+
+    return names[s];
+}
+
 const char *vm_state_name(enum vm_state s)
 {
     return states[s].name;
@@ -58,6 +70,8 @@ void vm_run_enter(struct vm_run *run, enum vm_state state, enum vm_source source
     run->source = source;
     if (state == run->state)
         return;
+    if (state == VM_UNKNOWN)
+        run->before = run->state;
     if (at_us > run->since_us) /* a wall clock may step back; time spent is never negative */
         run->phase_ms[run->state] += (at_us - run->since_us) / 1000;
     run->state = state;
@@ -107,7 +121,7 @@ void vm_run_write(struct buf *out, const struct vm_run *run)
     char address[ADDRESS_TEXT_SIZE];
 
     jout_open(&j, NULL, '{');
-    jout_str(&j, "state", vm_state_name(run->state));
+    jout_str(&j, "state", vm_state_name(run->state == VM_UNKNOWN ? run->before : run->state));
     jout_int(&j, "since_us", run->since_us);
     jout_int(&j, "incarnation", (int64_t)run->incarnation);
     jout_int(&j, "boot", (int64_t)run->boot);

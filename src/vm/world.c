@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "image/catalog.h"
 #include "net/net.h"
@@ -30,6 +31,8 @@ void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
         .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
     w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
     table_init(&w->table);
+    prober_init(&w->prober, w);
+    w->reads.is_of_reads = true;
 }
 
 void world_stop(struct vm_world *w)
@@ -41,11 +44,17 @@ void world_stop(struct vm_world *w)
 
 void world_fini(struct vm_world *w)
 {
+    struct err e = {0};
+
     for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
-        live_detach(w, container_of(l, struct instance, order));
+        live_let_go(w, container_of(l, struct instance, order));
+    prober_fini(&w->prober);
+    if (journal_save(&w->table.journal, w->env.data_fd, &e) < 0)
+        log_warn("who follows the changes will have to start anew: %s", e.msg);
     jobs_free(w->jobs);
     table_free(&w->table);
     trace_ring_free(&w->traces);
+    trace_ring_free(&w->reads);
 }
 
 struct closing {

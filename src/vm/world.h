@@ -15,6 +15,7 @@
 #include "store/store.h"
 #include "trace/trace.h"
 #include "vm/instance.h"
+#include "vm/prober.h"
 #include "vmm/vmm.h"
 
 /* Each kind of job has its own threads and queue (loop/jobs.h): a stop never waits for a start. */
@@ -54,7 +55,9 @@ struct vm_world {
     struct net *net;         /* borrowed; NULL: no network */
     struct vm_env env;
     struct instance_table table;
-    struct trace_ring traces;
+    struct prober prober;
+    struct trace_ring traces;     /* operations */
+    struct trace_ring reads;      /* lists, gets, and the questions that they led to */
     int64_t greeting_patience_ms; /* how long the agent of a restored guest may take to greet */
     int64_t preempt_patience_ms;  /* how long a preempted job may take to unwind */
 };
