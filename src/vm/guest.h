@@ -57,7 +57,8 @@ struct guest_end {
                    126 or 127 when it could not be started (then ok is false) */
     int signal; /* that ended the command; 0 for none */
     bool timed_out;
-    uint64_t bytes; /* of files' content: written by a copy in, sent by a copy out */
+    bool out_of_memory; /* the guest's kernel killed it for that, as far as one can tell */
+    uint64_t bytes;     /* of files' content: written by a copy in, sent by a copy out */
     struct err err; /* when not ok. Code: ERR_NOT_FOUND no such file or program, ERR_BAD_STATE the
                        VM stopped, sleeps or is gone, ERR_TIMEOUT the agent did not answer */
 };

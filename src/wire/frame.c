@@ -32,6 +32,12 @@ void frame_put_head(struct buf *out, struct frame_head head)
     buf_append(out, header, sizeof(header));
 }
 
+void frame_set_len(struct buf *out, size_t at, uint32_t len)
+{
+    if (buf_ok(out))
+        put_u32((unsigned char *)out->data + at, len);
+}
+
 void frame_put(struct buf *out, uint8_t type, uint32_t stream, const void *data, size_t len)
 {
     if (len > FRAME_MAX) {
@@ -62,6 +68,13 @@ void frame_put_u32s(struct buf *out, uint8_t type, uint32_t stream, uint32_t a, 
 uint32_t frame_u32(const struct frame *f, size_t index)
 {
     return f->len < 4 * (index + 1) ? 0 : get_u32(f->data + 4 * index);
+}
+
+uint32_t frame_cost(const struct frame *f)
+{
+    if (f->type == FRAME_ZEROS)
+        return frame_u32(f, 0);
+    return f->type == FRAME_DATA || f->type == FRAME_ENTRY ? (uint32_t)f->len : 0;
 }
 
 void frame_put_hello(struct buf *out, const char *nonce)

@@ -48,6 +48,7 @@ enum {
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
     WIRE_NONCE_LEN = 32,
+    WIRE_VSOCK_PORT = 2222, /* where the agent listens in a VM that has a vsock device */
 };
 
 extern const unsigned char wire_magic[WIRE_MAGIC_LEN];
@@ -110,10 +111,13 @@ struct frame_head {
 };
 void frame_put_head(struct buf *out, struct frame_head head);
 
+void frame_set_len(struct buf *out, size_t at, uint32_t len); /* of the header that is there */
+
 /* Frames whose content is one number or two. */
 void frame_put_u32(struct buf *out, uint8_t type, uint32_t stream, uint32_t v);
 void frame_put_u32s(struct buf *out, uint8_t type, uint32_t stream, uint32_t a, uint32_t b);
 uint32_t frame_u32(const struct frame *f, size_t index); /* 0 where there is none */
+uint32_t frame_cost(const struct frame *f);              /* in credit */
 
 /* Appends what opens a connection, from either side: the magic, and a HELLO with this nonce. */
 void frame_put_hello(struct buf *out, const char *nonce);
