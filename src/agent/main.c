@@ -10,11 +10,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -26,9 +24,12 @@
 #include "agent/config.h"
 #include "agent/identity.h"
 #include "agent/jread.h"
+#include "agent/launch.h"
 #include "agent/modules.h"
 #include "agent/net.h"
+#include "agent/poll.h"
 #include "agent/rootfs.h"
+#include "agent/stream.h"
 #include "agent/sys.h"
 #include "agent/workload.h"
 #include "base/cleanup.h"
@@ -46,12 +47,14 @@ enum {
 
 struct agent {
     struct guest_config config;
+    struct poller poller;
     struct channel channel;
+    struct streams streams;
     struct workload workload;
     int config_fd;   /* the config disk, past the page cache */
     int writable_fd; /* the writable disk's file system */
-    int signal_fd;
-    int epoll_fd;
+    struct source signals;
+    bool is_watching;      /* the poller is there */
     int64_t started_at_us; /* 0: it has not started */
     int64_t kill_at_ms;    /* 0: nobody asked for the end */
     bool has_failed;       /* we could not get to the workload */
@@ -96,31 +99,6 @@ static int bring_up(struct agent *a, struct err *e)
     return network_up(&a->config.network, e);
 }
 
-static int watch(struct agent *a, struct err *e)
-{
-    struct epoll_event signals = {.events = EPOLLIN};
-    struct epoll_event port = {.events = EPOLLIN | EPOLLOUT | EPOLLET};
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    sigaddset(&set, SIGINT); /* Ctrl-Alt-Delete, once the kernel leaves it to us */
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGUSR1); /* halt, poweroff and reboot of a busybox send these */
-    sigaddset(&set, SIGUSR2);
-    sigaddset(&set, SIGPWR);
-    a->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    sigaddset(&set, SIGPIPE);
-    (void)sigprocmask(SIG_BLOCK, &set, NULL);
-    (void)reboot(RB_DISABLE_CAD);
-    a->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (a->signal_fd < 0 || a->epoll_fd < 0 ||
-        epoll_ctl(a->epoll_fd, EPOLL_CTL_ADD, a->signal_fd, &signals) < 0 ||
-        (a->channel.fd >= 0 && epoll_ctl(a->epoll_fd, EPOLL_CTL_ADD, a->channel.fd, &port) < 0))
-        return err_errno(e, "watch for signals and the host");
-    return 0;
-}
-
 static void report_started(struct agent *a)
 {
     auto_buf struct buf text = BUF(256);
@@ -130,7 +108,7 @@ static void report_started(struct agent *a)
     jout_int(&j, "at_us", a->started_at_us);
     jout_str(&j, "mode", "exec");
     jout_close(&j, '}');
-    channel_put(&a->channel, FRAME_STARTED, &text);
+    channel_put(&a->channel, FRAME_STARTED, 0, &text);
 }
 
 static void report_end(struct agent *a)
@@ -143,11 +121,11 @@ static void report_end(struct agent *a)
         jout_open(&j, NULL, '{');
         jout_str(&j, "message", a->exit.message);
         jout_close(&j, '}');
-        channel_put(&a->channel, FRAME_FAILED, &text);
+        channel_put(&a->channel, FRAME_FAILED, 0, &text);
         buf_reset(&text);
     }
     exit_record_json(&text, &a->exit);
-    channel_put(&a->channel, FRAME_EXITED, &text);
+    channel_put(&a->channel, FRAME_EXITED, 0, &text);
 }
 
 static void handle_hello(struct agent *a, const struct frame *f)
@@ -164,6 +142,7 @@ static void handle_hello(struct agent *a, const struct frame *f)
     }
     if (!jread_done(&j) || !nonce || strlen(nonce) != WIRE_NONCE_LEN)
         return;
+    streams_drop(&a->streams); /* of a connection that we need not have seen end */
     channel_hello(&a->channel, nonce);
     if (a->started_at_us)
         report_started(a);
@@ -206,30 +185,26 @@ static void handle_identity(struct agent *a, const struct frame *f)
         say("%s", e.msg);
 }
 
-static void handle_frames(struct agent *a)
+static void handle_frames(struct channel *c)
 {
+    struct agent *a = container_of(c, struct agent, channel);
     struct frame f;
 
-    while (channel_next(&a->channel, &f)) {
+    while (channel_next(c, &f)) {
         if (f.type == FRAME_HELLO)
             handle_hello(a, &f);
-        else if (!a->channel.is_ours)
+        else if (!c->is_ours)
             continue;
         else if (f.type == FRAME_IDENTITY)
             handle_identity(a, &f);
         else if (f.type == FRAME_SHUTDOWN)
             handle_shutdown(a, &f);
+        else if (!a->config.skip_agent)
+            streams_frame(&a->streams, &f);
     }
-}
-
-static void handle_signals(struct agent *a)
-{
-    struct signalfd_siginfo s;
-
-    while (read(a->signal_fd, &s, sizeof(s)) == sizeof(s)) {
-        if (s.ssi_signo != SIGCHLD)
-            stop(a, GRACE_MS);
-    }
+    if (!c->is_up)
+        streams_drop(&a->streams);
+    streams_settle(&a->streams);
 }
 
 /* Everybody's children end up as ours. False when there are none left. */
@@ -239,8 +214,10 @@ static bool reap(struct agent *a)
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (pid != a->workload.pid)
+        if (pid != a->workload.pid) {
+            streams_reaped(&a->streams, pid, status);
             continue;
+        }
         workload_ended(&a->workload, status, &a->exit);
         a->exit.at_us = wall_us();
         a->has_ended = true;
@@ -248,24 +225,51 @@ static bool reap(struct agent *a)
     return pid == 0;
 }
 
-/* Waits for whatever comes first and deals with all of it. */
-static void turn(struct agent *a, int64_t until_ms)
+static void handle_signals(struct source *src, uint32_t events)
 {
-    struct epoll_event events[2];
-    int64_t left = until_ms - clock_ms();
-    int timeout = until_ms == 0 ? -1 : left < 0 ? 0 : left < INT_MAX ? (int)left : INT_MAX;
+    struct agent *a = container_of(src, struct agent, signals);
+    struct signalfd_siginfo s;
 
-    (void)epoll_wait(a->epoll_fd, events, 2, timeout);
-    handle_signals(a);
-    handle_frames(a);
+    (void)events;
+    while (read(src->fd, &s, sizeof(s)) == sizeof(s)) {
+        if (s.ssi_signo != SIGCHLD)
+            stop(a, GRACE_MS);
+    }
+    (void)reap(a);
+}
+
+static int watch(struct agent *a, struct err *e)
+{
+    sigset_t set;
+
+    if (poller_init(&a->poller, e) < 0)
+        return -1;
+    a->is_watching = true;
+    source_init(&a->signals, -1, handle_signals);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGINT); /* Ctrl-Alt-Delete, once the kernel leaves it to us */
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR1); /* halt, poweroff and reboot of a busybox send these */
+    sigaddset(&set, SIGUSR2);
+    sigaddset(&set, SIGPWR);
+    a->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    sigaddset(&set, SIGPIPE);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    (void)reboot(RB_DISABLE_CAD);
+    if (a->signals.fd < 0)
+        return err_errno(e, "watch for signals");
+    source_want(&a->poller, &a->signals, EPOLLIN);
+    /* Before the workload runs: a port is opened once, and what speaks through it must be us. */
+    channel_open(&a->channel, &a->poller, handle_frames);
+    streams_init(&a->streams, &a->poller, &a->channel, &a->config);
+    return 0;
 }
 
 static void run(struct agent *a)
 {
-    handle_frames(a); /* what came before the port was watched */
     while (!a->has_ended) {
-        turn(a, a->kill_at_ms);
-        (void)reap(a);
+        poller_turn(&a->poller, a->kill_at_ms);
         if (a->kill_at_ms && clock_ms() >= a->kill_at_ms && !a->has_ended) {
             (void)kill(-1, SIGKILL);
             a->kill_at_ms = clock_ms() + KILL_AGAIN_MS; /* some may have been born meanwhile */
@@ -290,7 +294,7 @@ static void deliver_report(struct agent *a)
     report_end(a);
     while (a->channel.is_up && (!a->channel.is_ours || a->channel.out.len > 0) &&
            clock_ms() < until)
-        turn(a, until);
+        poller_turn(&a->poller, until);
 }
 
 static _Noreturn void end(struct agent *a)
@@ -299,11 +303,11 @@ static _Noreturn void end(struct agent *a)
 
     if (a->config_fd >= 0)
         write_exit_record(a);
-    if (a->epoll_fd >= 0)
+    if (a->is_watching)
         deliver_report(a);
     (void)kill(-1, SIGKILL);
-    while (a->epoll_fd >= 0 && reap(a) && clock_ms() < until)
-        turn(a, until);
+    while (a->is_watching && reap(a) && clock_ms() < until)
+        poller_turn(&a->poller, until);
     (void)tcdrain(STDOUT_FILENO); /* its last words, before the machine resets */
     if (a->writable_fd >= 0)
         rootfs_close(a->writable_fd);
@@ -328,8 +332,6 @@ int main(void)
     static struct agent a = {
         .config_fd = -1,
         .writable_fd = -1,
-        .signal_fd = -1,
-        .epoll_fd = -1,
         .workload = {.pid = -1, .cgroup_fd = -1},
     };
     struct err e = {0};
@@ -341,13 +343,12 @@ int main(void)
         return 1;
     }
     a.has_failed = bring_up(&a, &e) < 0;
-    /* Before the workload runs: a port is opened once, and what speaks through it must be us. */
-    channel_open(&a.channel);
     if (watch(&a, &unwatched) < 0)
         say("%s", unwatched.msg);
     if (a.has_failed || workload_start(&a.workload, &a.config, &code, &e) < 0)
         fail(&a, code, &e);
     a.started_at_us = wall_us();
+    a.streams.cgroup_fd = a.workload.cgroup_fd;
     run(&a);
     end(&a);
 }

@@ -16,7 +16,7 @@
  * an error that says so. A stream never outlives the world.
  *
  * Back-pressure, both ways. Towards the caller: at most GUEST_WINDOW bytes come
- * through data() that the caller has not yet given back with guest_consumed(), so
+ * through data() and entry() that the caller has not yet given back with guest_consumed(), so
  * what a caller must hold is bounded by that, and one that reads nothing stops
  * nobody else. Towards the guest: guest_write() and guest_put_entry() take what there
  * is room for (possibly nothing); writable() is called when there is room again
@@ -36,6 +36,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "wire/entry.h"
 
 struct instance;
 struct guest_stream;
@@ -44,27 +45,11 @@ enum {
     GUEST_WINDOW = 256 * 1024,       /* bytes that one stream may have under way to its caller */
     GUEST_WAIT_MS = 10 * 1000,       /* for an agent that has not greeted, where nobody says */
     GUEST_COMMAND_MAX = 1024 * 1024, /* bytes of a command, its environment and directory */
-    GUEST_NAME_MAX = 4096,           /* of a path, and of a link's target */
     GUEST_STREAMS_MAX = 512,         /* in one VM at a time */
     GUEST_EXIT_NOT_STARTED = 127,    /* as a shell reports it */
 };
 
 enum guest_channel { GUEST_STDOUT, GUEST_STDERR };
-
-/* A file of the guest's. Texts are good for the call in which they are given. */
-struct guest_entry {
-    enum { GUEST_FILE, GUEST_DIRECTORY, GUEST_SYMLINK, GUEST_OTHER } kind;
-    const char *path;
-    const char *link_target; /* of a link, else NULL */
-    uint32_t mode;           /* permission bits, set-id and sticky ones too */
-    bool has_owner;          /* copy in: whether uid and gid are to be set */
-    uint32_t uid;
-    uint32_t gid;
-    bool has_mtime; /* copy in: whether mtime is to be set */
-    int64_t mtime_s;
-    uint32_t mtime_ns;
-    uint64_t size; /* 0 for what is no file; ignored by a copy in */
-};
 
 struct guest_end {
     bool ok;    /* a command: it ran and has ended; else all was done */
@@ -72,7 +57,8 @@ struct guest_end {
                    126 or 127 when it could not be started (then ok is false) */
     int signal; /* that ended the command; 0 for none */
     bool timed_out;
-    uint64_t bytes; /* of files' content: written by a copy in, sent by a copy out */
+    bool out_of_memory; /* the guest's kernel killed it for that, as far as one can tell */
+    uint64_t bytes;     /* of files' content: written by a copy in, sent by a copy out */
     struct err err; /* when not ok. Code: ERR_NOT_FOUND no such file or program, ERR_BAD_STATE the
                        VM stopped, sleeps or is gone, ERR_TIMEOUT the agent did not answer */
 };
@@ -152,7 +138,8 @@ bool guest_put_entry(struct guest_stream *s, const struct guest_entry *entry);
  * Always taken. */
 void guest_end_input(struct guest_stream *s);
 
-void guest_consumed(struct guest_stream *s, size_t len); /* of what came through data() */
+/* Of what came through data(), and the cost of an entry() that has been passed on. */
+void guest_consumed(struct guest_stream *s, size_t len);
 void guest_resize(struct guest_stream *s, uint16_t rows, uint16_t cols);
 void guest_signal(struct guest_stream *s, int signal); /* to the command's process group */
 void guest_close(struct guest_stream *s);              /* NULL is fine */

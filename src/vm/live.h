@@ -19,6 +19,8 @@
 
 #include "vm/world.h"
 
+struct guest;
+
 /* Takes the pidfd. dir_fd is borrowed: sockets in it are connected, no fd of it is kept. */
 void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd);
 
@@ -33,3 +35,5 @@ void live_kill(const struct instance *row);     /* SIGKILL; its end comes as an 
 
 /* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
 void live_ask_shutdown(const struct instance *row, int64_t grace_ms);
+
+struct guest *live_guest(const struct instance *row); /* its streams; NULL without a process */
