@@ -274,10 +274,11 @@ static void on_timer(struct timer *t)
 
 /* --- messages --- */
 
-static void on_binary(void *arg, const void *data, size_t len)
+static void on_binary(void *arg, const void *data, size_t len, bool is_first)
 {
     struct websocket *w = arg;
 
+    (void)is_first;
     if (!w->is_released)
         w->events->binary(w->owner, data, len);
 }

@@ -37,7 +37,8 @@ enum {
 };
 
 struct websocket_events {
-    /* As in http/ws.h. After a pause at most WS_AFTER_PAUSE bytes more. */
+    /* Bytes of binary messages, wherever one ends; len is 0 only for an empty one. Texts are whole.
+     * After a pause at most WS_AFTER_PAUSE bytes more come. */
     void (*binary)(void *owner, const void *data, size_t len);
     void (*text)(void *owner, const char *text, size_t len);
     void (*drained)(void *owner); /* there is room again, after a send that said there was none */

@@ -24,7 +24,7 @@ struct ws {
     struct buf text;  /* of a text message */
     enum ws_kind kind;
     bool is_control; /* the present frame is */
-    bool is_empty;   /* the present message is, so far */
+    bool is_first;   /* nothing of the present message has been handed over */
     bool is_paused;
 };
 
@@ -74,8 +74,12 @@ static void flush(struct ws *ws)
 
 static void hand_over(struct ws *ws)
 {
-    if (ws->piece.len > 0)
-        ws->events->binary(ws->arg, ws->piece.data, ws->piece.len);
+    bool is_first = ws->is_first;
+
+    if (ws->piece.len == 0)
+        return;
+    ws->is_first = false;
+    ws->events->binary(ws->arg, ws->piece.data, ws->piece.len, is_first);
     buf_reset(&ws->piece);
 }
 
@@ -88,7 +92,7 @@ static void frame_begins(wslay_event_context_ptr ctx,
     ws->is_control = wslay_is_ctrl_frame(frame->opcode);
     if (frame->opcode == WSLAY_TEXT_FRAME || frame->opcode == WSLAY_BINARY_FRAME) {
         ws->kind = frame->opcode == WSLAY_TEXT_FRAME ? WS_TEXT : WS_BINARY;
-        ws->is_empty = true;
+        ws->is_first = true;
     }
 }
 
@@ -100,7 +104,6 @@ static void frame_part(wslay_event_context_ptr ctx,
     (void)ctx;
     if (ws->is_control || part->data_length == 0)
         return;
-    ws->is_empty = false;
     if (ws->kind == WS_BINARY) {
         if (ws->piece.len + part->data_length > WS_PIECE_MAX)
             hand_over(ws);
@@ -120,15 +123,14 @@ static void message_ends(wslay_event_context_ptr ctx, const struct wslay_event_o
     struct ws *ws = arg;
 
     if (msg->opcode == WSLAY_CONNECTION_CLOSE) {
-        hand_over(ws);
         ws->events->closed(ws->arg, wslay_event_get_status_code_received(ctx));
     } else if (msg->opcode == WSLAY_TEXT_FRAME && buf_ok(&ws->text)) {
-        hand_over(ws); /* what came before it */
         ws->events->text(ws->arg, buf_str(&ws->text), ws->text.len);
         buf_free(&ws->text);
-    } else if (msg->opcode == WSLAY_BINARY_FRAME && ws->is_empty) {
+    } else if (msg->opcode == WSLAY_BINARY_FRAME) {
+        if (ws->is_first && ws->piece.len == 0)
+            ws->events->binary(ws->arg, "", 0, true);
         hand_over(ws);
-        ws->events->binary(ws->arg, "", 0);
     }
 }
 

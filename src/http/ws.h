@@ -40,9 +40,9 @@ enum {
 };
 
 struct ws_events {
-    /* Bytes of binary messages, as they come; where one message ends and the next begins is not
-     * told. len is 0 for a message that is empty, and only then. */
-    void (*binary)(void *arg, const void *data, size_t len);
+    /* A piece of a binary message: its first one, or one more. len is 0 only for an empty message.
+     */
+    void (*binary)(void *arg, const void *data, size_t len, bool is_first);
     void (*text)(void *arg, const char *text, size_t len); /* valid UTF-8; may hold NULs */
     void (*closed)(void *arg, unsigned code);              /* the peer's close frame */
 };

@@ -34,7 +34,7 @@ static void tell(struct reader *r, char what, const void *data, size_t len)
         ws_pause(r->ws);
 }
 
-static void on_binary(void *arg, const void *data, size_t len)
+static void on_binary(void *arg, const void *data, size_t len, bool is_first)
 {
     struct reader *r = arg;
 
@@ -42,6 +42,8 @@ static void on_binary(void *arg, const void *data, size_t len)
         abort();
     if (len == 0)
         tell(r, 'e', NULL, 0);
+    if (is_first)
+        tell(r, 'f', NULL, 0);
     for (size_t i = 0; i < len; i++) /* the pieces are nobody's business */
         tell(r, 'b', (const char *)data + i, 1);
 }
