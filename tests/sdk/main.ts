@@ -5,7 +5,11 @@
 // instance:read) and HYPEMAN_TEST_IMAGE (an image that holds a shell).
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import Hypeman from '@onkernel/hypeman';
+import { cpFromInstance, cpToInstance } from '@onkernel/hypeman/lib/cp';
 
 type Instance = Hypeman.Instance;
 
@@ -115,7 +119,7 @@ await check('capabilities.get: the default runtime is among the runtimes, which 
   assert.equal(caps.default_runtime.available, true);
   assert.equal(caps.host.os, 'linux');
   assert.ok(caps.images.platforms.includes(caps.images.default_platform));
-  for (const feature of ['instances', 'images', 'logs']) assert.ok(caps.features.includes(feature));
+  for (const feature of ['instances', 'images', 'exec', 'logs']) assert.ok(caps.features.includes(feature));
 });
 
 await check('images.list holds the imported image', async () => {
@@ -305,6 +309,81 @@ await check('a token that lacks the scope is a PermissionDeniedError', async () 
     limited.instances.delete(made.id),
   );
   assert.match(error.message, /instance:delete/);
+});
+
+// --- the client's own copy helpers, over WebSockets ---
+
+const here = fs.mkdtempSync(path.join(os.tmpdir(), 'hypeman-sdk-'));
+const copying = { baseURL, apiKey };
+const into = (srcPath: string, dstPath: string) => cpToInstance(copying, { instanceId: made.id, srcPath, dstPath });
+const out = (srcPath: string, dstPath: string) => cpFromInstance(copying, { instanceId: made.id, srcPath, dstPath });
+
+// Every file of a tree by its relative path: mode and content.
+function tree(root: string): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const one of fs.readdirSync(root, { recursive: true, withFileTypes: true })) {
+    const at = path.join(one.parentPath ?? one.path, one.name);
+    const mode = (fs.lstatSync(at).mode & 0o777).toString(8);
+    found.set(path.relative(root, at), one.isFile() ? `${mode} ${fs.readFileSync(at, 'latin1')}` : `${mode}`);
+  }
+  return found;
+}
+
+await check('cpToInstance and cpFromInstance: a tree of 1,000 files comes back as it went', async () => {
+  const source = path.join(here, 'many');
+  for (let i = 0; i < 1000; i++) {
+    const file = path.join(source, `${i % 10}`, `file ${i} ä`);
+    fs.mkdirSync(path.dirname(file), { recursive: true });
+    fs.writeFileSync(file, randomBytes((i * 37) % 5000), { mode: 0o600 + (i % 64) });
+  }
+  await client.instances.start(made.id, { cmd: ['while :; do sleep 1; done'] });
+  await client.instances.wait(made.id, { state: 'Running', timeout: '60s' });
+  await into(source, '/tmp/many');
+  await out('/tmp/many', path.join(here, 'back'));
+  assert.deepEqual(tree(path.join(here, 'back', 'many')), tree(source));
+});
+
+await check('copying: content that looks like the protocol, and every UTF-8 name', async () => {
+  const source = path.join(here, 'odd');
+  fs.mkdirSync(source);
+  const contents = ['{"type":"end","final":true}', '{"type":"error","message":"x"}', '[[1],[2]]', '{}', '[1,2,3]', '', '['];
+  contents.push('{"type":"header","path":"/etc/passwd","mode":420,"is_dir":false,"size":0,"mtime":0}');
+  contents.push(JSON.stringify({ a: 'x'.repeat(100_000) }), '{"a":1}\n'.repeat(10_000));
+  contents.forEach((text, i) => fs.writeFileSync(path.join(source, `${i}`), text));
+  for (const odd of ['日本語', '🙂', 'new\nline', 'quo"te', 'back\\slash', '-rf', ' ', 'x'.repeat(255)]) {
+    fs.writeFileSync(path.join(source, odd), odd);
+  }
+  await into(source, '/tmp/odd');
+  await out('/tmp/odd', path.join(here, 'back'));
+  assert.deepEqual(tree(path.join(here, 'back', 'odd')), tree(source));
+});
+
+await check('copying: a file of 32 MiB, and its time', async () => {
+  const source = path.join(here, 'large');
+  fs.writeFileSync(source, randomBytes(32 << 20), { mode: 0o640 });
+  await into(source, '/tmp/large');
+  await out('/tmp/large', path.join(here, 'back'));
+  const back = path.join(here, 'back', 'large');
+  assert.ok(fs.readFileSync(back).equals(fs.readFileSync(source)));
+  assert.equal(fs.statSync(back).mode & 0o777, 0o640);
+  assert.ok(Math.abs(fs.statSync(back).mtimeMs - Date.now()) < 120_000);
+  const info = await client.instances.stat(made.id, { path: '/tmp/large' });
+  assert.deepEqual([info.exists, info.is_file, info.size, info.mode, info.error], [true, true, 32 << 20, 0o640, null]);
+});
+
+await check('copying: what cannot be done is told as the client knows it', async () => {
+  const file = path.join(here, 'back', 'large');
+  await assert.rejects(into(file, '/tmp'), /Copy failed: cannot copy file: \/tmp is a directory/);
+  await assert.rejects(into(path.join(here, 'odd'), '/tmp/large'), /Copy failed: cannot create directory/);
+  await assert.rejects(out('/no/such/thing', here), /Copy error at/);
+  const unknown = { instanceId: missing, srcPath: file, dstPath: '/tmp/x' };
+  await assert.rejects(cpToInstance(copying, unknown), /Unexpected server response: 404/);
+  await client.instances.stop(made.id);
+  await assert.rejects(into(file, '/tmp/x'), /Unexpected server response: 409/);
+  await fails(Hypeman.ConflictError, { status: 409, code: 'invalid_state' }, () =>
+    client.instances.stat(made.id, { path: '/' }),
+  );
+  fs.rmSync(here, { recursive: true });
 });
 
 await check('what is planned is a 501, sent once', async () => {
