@@ -33,6 +33,8 @@ int cli_dispatch(const struct cli_verb *table, const char *parent, int argc, cha
 int cli_misuse(const struct cli_verb *verb, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+extern const struct cli_verb cli_cp;
+extern const struct cli_verb cli_exec;
 extern const struct cli_verb cli_fork;
 extern const struct cli_verb cli_image;
 extern const struct cli_verb cli_inspect;

@@ -12,6 +12,8 @@ static const struct cli_verb *const verbs[] = {
     &cli_ps,
     &cli_inspect,
     &cli_logs,
+    &cli_exec,
+    &cli_cp,
     &cli_stats,
     &cli_top,
     &cli_wait,
