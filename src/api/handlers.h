@@ -22,6 +22,9 @@ void api_instances_standby(struct call *c);
 void api_instances_restore(struct call *c);
 void api_instances_fork(struct call *c);
 
+/* api/stats.c */
+void api_instances_stats(struct call *c);
+
 /* api/wait.c */
 void api_instances_wait(struct call *c);
 

@@ -38,7 +38,7 @@ const struct route api_routes[] = {
     {"GET", "/instances/{id}/wait", SCOPE_INSTANCE_READ, NO_BODY, api_instances_wait},
     {"GET", "/instances/{id}/logs", SCOPE_INSTANCE_READ, NO_BODY, api_instances_logs},
     {"GET", "/instances/{id}/stat", SCOPE_INSTANCE_READ, NO_BODY, api_instances_stat},
-    {"GET", "/instances/{id}/stats", SCOPE_INSTANCE_READ, NO_BODY, api_planned},
+    {"GET", "/instances/{id}/stats", SCOPE_INSTANCE_READ, NO_BODY, api_instances_stats},
     {"GET", "/instances/{id}/exec", SCOPE_INSTANCE_WRITE, NO_BODY, api_instances_exec},
     {"GET", "/instances/{id}/cp", SCOPE_INSTANCE_WRITE, NO_BODY, api_instances_cp},
     {"GET", "/instances/{id}/cdp/{path}", SCOPE_INSTANCE_WRITE, NO_BODY, api_planned},

@@ -14,6 +14,8 @@ static const struct cli_verb *const verbs[] = {
     &cli_logs,
     &cli_exec,
     &cli_cp,
+    &cli_stats,
+    &cli_top,
     &cli_wait,
     &cli_stop,
     &cli_standby,

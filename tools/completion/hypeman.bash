@@ -52,7 +52,7 @@ _hypeman() {
 		case "${verb[*]}" in
 		"") words=$(_hypeman_verbs) ;;
 		image) words=$(_hypeman_verbs image) ;;
-		inspect | logs | rm | start | stop | wait)
+		fork | inspect | logs | restore | rm | standby | start | stats | stop | wait)
 			words=$(hypeman "${where[@]}" ps -a 2>/dev/null | sed -n '2,$s/ .*//p')
 			;;
 		run | "image get" | "image delete")
