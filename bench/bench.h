@@ -96,3 +96,5 @@ void bench_footprint(struct bench *b);
 void bench_standby(struct bench *b);
 void bench_restore(struct bench *b);
 void bench_fork(struct bench *b);
+void bench_exec(struct bench *b);
+void bench_cp(struct bench *b);

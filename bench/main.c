@@ -24,6 +24,10 @@ static const struct {
     {"standby", "Running to Standby, beside the bare stream of the same guest", bench_standby},
     {"restore", "Standby to Running, and what of it is ours", bench_restore},
     {"fork", "forks of a sleeping VM: one, sixteen at once, and their memory", bench_fork},
+    {"exec",
+     "a command in a guest, and one byte there and back, beside the bare transport",
+     bench_exec},
+    {"cp", "files into and out of a guest, beside the bare transport", bench_cp},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };

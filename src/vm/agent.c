@@ -34,6 +34,7 @@ struct agent {
     void *owner;
     int fd;
     struct watch watch;
+    uint32_t watched; /* what for */
     struct frame_reader in;
     struct buf out;
     bool greeted;  /* the guest has repeated our nonce */
@@ -71,6 +72,14 @@ static void lose(struct agent *a, const struct err *why)
     a->events->lost(a->owner, why); /* may free a */
 }
 
+static int watch_for(struct agent *a, uint32_t events, struct err *e)
+{
+    if (events == a->watched)
+        return 0;
+    a->watched = events;
+    return loop_rewatch(a->loop, &a->watch, events, e);
+}
+
 /* Sends what the socket takes; the rest when it is writable again. */
 static int flush(struct agent *a, struct err *e)
 {
@@ -95,7 +104,7 @@ static int flush(struct agent *a, struct err *e)
     if (a->out.len == 0)
         buf_free(&a->out); /* an idle connection keeps no buffer */
     a->was_full |= was_full;
-    return loop_rewatch(a->loop, &a->watch, events, e);
+    return watch_for(a, events, e);
 }
 
 struct buf *agent_out(struct agent *a)
@@ -109,7 +118,7 @@ void agent_send(struct agent *a)
     struct err e = {0};
 
     if (a->fd >= 0 && (flush(a, &e) < 0 || a->was_full))
-        (void)loop_rewatch(a->loop, &a->watch, EPOLLIN | EPOLLOUT, &(struct err){0});
+        (void)watch_for(a, EPOLLIN | EPOLLOUT, &(struct err){0});
 }
 
 static void introduce(struct agent *a, const struct agent_identity *who)
@@ -277,7 +286,8 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     draw_nonce(a);
     frame_put_hello(&a->out, a->nonce);
     introduce(a, who);
-    if (loop_watch(loop, &a->watch, fd, EPOLLIN | EPOLLOUT, e) < 0) {
+    a->watched = EPOLLIN | EPOLLOUT;
+    if (loop_watch(loop, &a->watch, fd, a->watched, e) < 0) {
         frame_reader_free(&a->in);
         buf_free(&a->out);
         free(a);
