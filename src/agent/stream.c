@@ -2,11 +2,9 @@
 #include "agent/stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,7 +13,6 @@
 #include "agent/sys.h"
 #include "agent/worker.h"
 #include "agent/workload.h"
-#include "base/cleanup.h"
 #include "base/jout.h"
 #include "base/mem.h"
 
@@ -553,56 +550,4 @@ void streams_reaped(struct streams *s, pid_t pid, int status)
         streams_settle(s);
         return;
     }
-}
-
-/* --- pipes --- */
-
-void child_ends_close(struct child_ends *c)
-{
-    for (size_t i = 0; i < 3; i++)
-        cleanup_close(&c->fd[i]);
-}
-
-static bool make_ours(struct source *s, int fd)
-{
-    s->fd = fd;
-    return fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
-}
-
-int stream_pipes(struct stream *st, size_t n, struct child_ends *out, struct err *e)
-{
-    for (size_t i = 0; i < n; i++) {
-        struct source *s = i == 0 ? &st->in : &st->out[i - 1];
-        int ends[2];
-
-        if (pipe2(ends, O_CLOEXEC) < 0)
-            return err_errno(e, "make a pipe");
-        out->fd[i] = ends[i != 0];
-        if (!make_ours(s, ends[i == 0]))
-            return err_errno(e, "make a pipe");
-        if (is_framed(st)) /* the window stays in the kernel, and not with PID 1 */
-            (void)fcntl(s->fd, F_SETPIPE_SZ, WINDOW_OF_COPY);
-    }
-    return 0;
-}
-
-int stream_terminal(struct stream *st, uint16_t rows, uint16_t cols, struct child_ends *out,
-                    struct err *e)
-{
-    struct winsize size = {.ws_row = rows, .ws_col = cols};
-    int unlocked = 0;
-    int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-
-    if (master < 0)
-        return err_errno(e, "make a terminal");
-    st->out[0].fd = master;
-    st->in.fd = fcntl(master, F_DUPFD_CLOEXEC, 3);
-    if (st->in.fd < 0 || ioctl(master, TIOCSPTLCK, &unlocked) < 0 ||
-        ioctl(master, TIOCSWINSZ, &size) < 0)
-        return err_errno(e, "make a terminal");
-    out->fd[0] = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (out->fd[0] < 0)
-        return err_errno(e, "open the terminal");
-    st->is_terminal = true;
-    return 0;
 }
