@@ -13,7 +13,7 @@
 
 #include <stdbool.h>
 
-#include "agent/poll.h"
+#include "agent/poller.h"
 #include "base/buf.h"
 #include "wire/frame.h"
 
