@@ -1,7 +1,7 @@
 # The front door. Everything real is in meson.build; each target sets up what it needs.
 BUILD ?= build
 
-.PHONY: all build demo test gigabyte bench lint install clean
+.PHONY: all build demo test test-faults gigabyte bench lint install clean
 all: build
 
 $(BUILD)/build.ninja:
@@ -22,6 +22,11 @@ test:
 gigabyte: build
 	HYPEMAN_COPY_MB=1024 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_cp.py -k large
 	HYPEMAN_COPY_MB=1024 HYPEMAN_BUILD=$(BUILD) tests/sdk/run
+
+# A daemon killed, a disk full, a VMM killed at every step of standby, restore and fork; about a quarter of an hour.
+test-faults: build
+	tools/deps --test
+	HYPEMAN_EVERY_STEP=1 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_faults.py
 
 bench: build
 	tools/bench $(BUILD)

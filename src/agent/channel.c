@@ -122,7 +122,7 @@ static int listen_vsock(void)
     return take_fd(&fd);
 }
 
-static int wait_for_port(void)
+int channel_wait_for_port(void)
 {
     int64_t until = clock_ms() + PORT_WAIT_MS;
     int fd;
@@ -138,6 +138,7 @@ void channel_use(struct channel *c, struct poller *p, int fd, void (*ready)(stru
 {
     *c = (struct channel){.poller = p, .out = BUF(OUT_MAX), .ready = ready};
     frame_reader_init(&c->in);
+    c->in.keeps_memory = true;
     source_init(&c->port, -1, port_ready);
     source_init(&c->listener, -1, accept_host);
     use(c, fd);
@@ -145,7 +146,7 @@ void channel_use(struct channel *c, struct poller *p, int fd, void (*ready)(stru
 
 void channel_open(struct channel *c, struct poller *p, void (*ready)(struct channel *c))
 {
-    channel_use(c, p, has_console_device() ? wait_for_port() : -1, ready);
+    channel_use(c, p, has_console_device() ? channel_wait_for_port() : -1, ready);
     if (c->port.fd >= 0)
         return;
     c->listener.fd = listen_vsock();
@@ -220,8 +221,6 @@ void channel_flush(struct channel *c)
             return;
         buf_consume(&c->out, (size_t)n);
     }
-    if (c->out.len == 0)
-        buf_free(&c->out);
 }
 
 bool channel_is_full(const struct channel *c)

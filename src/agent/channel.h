@@ -13,7 +13,7 @@
 
 #include <stdbool.h>
 
-#include "agent/poll.h"
+#include "agent/poller.h"
 #include "base/buf.h"
 #include "wire/frame.h"
 
@@ -34,6 +34,7 @@ struct channel {
  */
 void channel_open(struct channel *c, struct poller *p, void (*ready)(struct channel *c));
 void channel_use(struct channel *c, struct poller *p, int fd, void (*ready)(struct channel *c));
+int channel_wait_for_port(void); /* the serial port, non-blocking; -1 when none appears */
 void channel_close(struct channel *c);
 
 /* A frame, 1, or 0 when there is none for now. Reads what is there; sees the host come and go. */

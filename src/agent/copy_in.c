@@ -265,6 +265,7 @@ static int take_all(struct copy *c, int in_fd, struct err *e)
 
     frame_reader_init(&in);
     in.synchronised = true;
+    in.keeps_memory = true;
     while (rc == 0) {
         size_t room;
         void *at = frame_reader_space(&in, &room);

@@ -20,7 +20,7 @@
 #include "base/mem.h"
 #include "wire/entry.h"
 
-enum { DEPTH_MAX = 256, ZEROS_MAX = WINDOW_TO_HOST / 4 };
+enum { DEPTH_MAX = 256, ZEROS_MAX = WINDOW_OF_COPY / 4 };
 
 struct walk {
     int out_fd;

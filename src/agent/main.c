@@ -2,6 +2,7 @@
 /*
  * The guest's PID 1: boots the image, runs the workload, tells the host.
  *
+ * Or, where the image brings an init of its own, a service beside that (service.h).
  * It stays one process with one loop. All it ever waits for is a signal (a child
  * ended, somebody wants the machine to stop) or the host; an idle guest sleeps.
  * The host learns of the end in two ways: the exit record on the config disk,
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -22,13 +24,15 @@
 
 #include "agent/channel.h"
 #include "agent/config.h"
+#include "agent/freeze.h"
 #include "agent/identity.h"
 #include "agent/jread.h"
 #include "agent/launch.h"
 #include "agent/modules.h"
 #include "agent/net.h"
-#include "agent/poll.h"
+#include "agent/poller.h"
 #include "agent/rootfs.h"
+#include "agent/service.h"
 #include "agent/stream.h"
 #include "agent/sys.h"
 #include "agent/workload.h"
@@ -43,6 +47,7 @@ enum {
     KILL_AGAIN_MS = 200,
     GRACE_MS = 5000, /* when it is not the host that asks */
     GRACE_MAX_MS = 3600 * 1000,
+    FILES = 8192, /* 512 streams with their pipes, and some */
 };
 
 struct agent {
@@ -57,6 +62,9 @@ struct agent {
     bool is_watching;      /* the poller is there */
     int64_t started_at_us; /* 0: it has not started */
     int64_t kill_at_ms;    /* 0: nobody asked for the end */
+    const char *asked_by;  /* who did */
+    bool is_service;       /* another init is PID 1, and its end is the guest's */
+    bool is_frozen;        /* the workload is; also in what wakes from a snapshot */
     bool has_failed;       /* we could not get to the workload */
     bool has_ended;
     struct exit_record exit;
@@ -92,7 +100,7 @@ static int bring_up(struct agent *a, struct err *e)
         return -1;
     a->exit.incarnation = a->config.incarnation;
     a->writable_fd = rootfs_enter(e);
-    if (a->writable_fd < 0)
+    if (a->writable_fd < 0 || (init_is_wanted(&a->config) && init_prepare(e) < 0))
         return -1;
     set_hostname(a->config.hostname, a->config.network.address);
     network_files(&a->config.network);
@@ -106,7 +114,7 @@ static void report_started(struct agent *a)
 
     jout_open(&j, NULL, '{');
     jout_int(&j, "at_us", a->started_at_us);
-    jout_str(&j, "mode", "exec");
+    jout_str(&j, "mode", a->is_service ? "systemd" : "exec");
     jout_close(&j, '}');
     channel_put(&a->channel, FRAME_STARTED, 0, &text);
 }
@@ -151,12 +159,14 @@ static void handle_hello(struct agent *a, const struct frame *f)
 }
 
 /* All of them, as an init does it: what a shell left behind too. */
-static void stop(struct agent *a, int64_t grace_ms)
+static void stop(struct agent *a, const char *asked_by, int64_t grace_ms)
 {
     int64_t at = clock_ms() + (grace_ms < GRACE_MAX_MS ? grace_ms : GRACE_MAX_MS);
 
     if (a->kill_at_ms == 0 || at < a->kill_at_ms)
         a->kill_at_ms = at;
+    if (!a->asked_by)
+        a->asked_by = asked_by;
     if (grace_ms > 0)
         (void)kill(-1, SIGTERM);
 }
@@ -173,15 +183,66 @@ static void handle_shutdown(struct agent *a, const struct frame *f)
         else
             jread_skip(&j);
     }
-    if (jread_done(&j) && grace_ms >= 0)
-        stop(a, grace_ms);
+    if (!jread_done(&j) || grace_ms < 0)
+        return;
+    if (!a->is_service) {
+        stop(a, "the host", grace_ms);
+        return;
+    }
+    a->asked_by = "the host";
+    init_stop();
+}
+
+static int set_frozen(struct agent *a, bool frozen, struct err *e)
+{
+    if (frozen == a->is_frozen)
+        return 0;
+    if (cgroup_freeze(a->workload.cgroup_fd, frozen, e) == 0) {
+        a->is_frozen = frozen;
+        return 0;
+    }
+    if (frozen) /* those that stand still already */
+        (void)cgroup_freeze(a->workload.cgroup_fd, false, &(struct err){0});
+    return -1;
+}
+
+static void handle_freeze(struct agent *a, const struct frame *f)
+{
+    struct jread j = JREAD((const char *)f->data, f->len);
+    auto_buf struct buf text = BUF(1024);
+    struct jout answer = JOUT(&text);
+    struct err e = {0};
+    int64_t serial = 0;
+
+    jread_object(&j);
+    for (char *key; (key = jread_key(&j)); free(key)) {
+        if (strcmp(key, "serial") == 0)
+            serial = jread_int(&j);
+        else
+            jread_skip(&j);
+    }
+    if (!jread_done(&j))
+        return;
+    if (set_frozen(a, serial != 0, &e) < 0)
+        say("%s", e.msg);
+    if (serial == 0)
+        return;
+    if (a->is_frozen)
+        (void)tcdrain(STDOUT_FILENO); /* what it has printed is this machine's, not a fork's */
+    jout_open(&answer, NULL, '{');
+    jout_int(&answer, "serial", serial);
+    jout_bool(&answer, "frozen", a->is_frozen);
+    jout_str(&answer, "message", e.msg);
+    jout_close(&answer, '}');
+    channel_put(&a->channel, FRAME_FROZEN, 0, &text);
 }
 
 static void handle_identity(struct agent *a, const struct frame *f)
 {
     struct err e = {0};
 
-    if (identity_apply((const char *)f->data, f->len, a->config.network.address, &e) < 0)
+    if (identity_apply((const char *)f->data, f->len, a->config.network.address, &e) < 0 ||
+        set_frozen(a, false, &e) < 0)
         say("%s", e.msg);
 }
 
@@ -201,10 +262,25 @@ static void handle_frames(struct channel *c)
             handle_shutdown(a, &f);
         else if (!a->config.skip_agent)
             streams_frame(&a->streams, &f);
+        else if (f.type == FRAME_FREEZE)
+            handle_freeze(a, &f);
     }
     if (!c->is_up)
         streams_drop(&a->streams);
     streams_settle(&a->streams);
+}
+
+static void say_who_asked(struct agent *a)
+{
+    char how[sizeof(a->exit.message)];
+
+    (void)snprintf(how, sizeof(how), "%s", a->exit.message);
+    (void)snprintf(a->exit.message,
+                   sizeof(a->exit.message),
+                   "asked to end by %s%s%s",
+                   a->asked_by,
+                   *how ? "; " : "",
+                   how);
 }
 
 /* Everybody's children end up as ours. False when there are none left. */
@@ -219,10 +295,22 @@ static bool reap(struct agent *a)
             continue;
         }
         workload_ended(&a->workload, status, &a->exit);
+        if (a->asked_by)
+            say_who_asked(a);
         a->exit.at_us = wall_us();
         a->has_ended = true;
     }
     return pid == 0;
+}
+
+/* The init stops us: the guest goes down, as far as we can tell. */
+static void service_ends(struct agent *a)
+{
+    a->has_ended = true;
+    a->exit.at_us = wall_us();
+    if (!a->asked_by)
+        a->asked_by = "the guest";
+    say_who_asked(a);
 }
 
 static void handle_signals(struct source *src, uint32_t events)
@@ -232,16 +320,22 @@ static void handle_signals(struct source *src, uint32_t events)
 
     (void)events;
     while (read(src->fd, &s, sizeof(s)) == sizeof(s)) {
-        if (s.ssi_signo != SIGCHLD)
-            stop(a, GRACE_MS);
+        if (s.ssi_signo == SIGCHLD)
+            continue;
+        if (a->is_service)
+            service_ends(a);
+        else
+            stop(a, "the guest", GRACE_MS);
     }
     (void)reap(a);
 }
 
 static int watch(struct agent *a, struct err *e)
 {
+    const struct rlimit files = {.rlim_cur = FILES, .rlim_max = FILES};
     sigset_t set;
 
+    (void)setrlimit(RLIMIT_NOFILE, &files); /* what programs get is set for each (launch.h) */
     if (poller_init(&a->poller, e) < 0)
         return -1;
     a->is_watching = true;
@@ -256,7 +350,8 @@ static int watch(struct agent *a, struct err *e)
     a->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     sigaddset(&set, SIGPIPE);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
-    (void)reboot(RB_DISABLE_CAD);
+    if (!a->is_service)
+        (void)reboot(RB_DISABLE_CAD);
     if (a->signals.fd < 0)
         return err_errno(e, "watch for signals");
     source_want(&a->poller, &a->signals, EPOLLIN);
@@ -327,26 +422,57 @@ static _Noreturn void fail(struct agent *a, int code, const struct err *e)
     end(a);
 }
 
-int main(void)
+static _Noreturn void serve(struct agent *a)
+{
+    struct err e = {0};
+
+    a->is_service = true;
+    read_config(a, &e);
+    if (e.code != ERR_NONE || watch(a, &e) < 0) {
+        say("%s", e.msg);
+        _exit(1);
+    }
+    a->exit.incarnation = a->config.incarnation;
+    a->started_at_us = wall_us();
+    run(a);
+    write_exit_record(a);
+    deliver_report(a);
+    _exit(0);
+}
+
+/* Returns where the workload is ours to look after. */
+static void boot(struct agent *a)
+{
+    struct err e = {0};
+    struct err unwatched = {0};
+    int code = CODE_NO_GUEST;
+
+    a->has_failed = bring_up(a, &e) < 0;
+    if (!a->has_failed && init_is_wanted(&a->config)) {
+        (void)init_become(&a->config, &code, &e);
+        a->has_failed = true;
+    }
+    if (watch(a, &unwatched) < 0)
+        say("%s", unwatched.msg);
+    if (a->has_failed || workload_start(&a->workload, &a->config, &code, &e) < 0)
+        fail(a, code, &e);
+}
+
+int main(int argc, char **argv)
 {
     static struct agent a = {
         .config_fd = -1,
         .writable_fd = -1,
         .workload = {.pid = -1, .cgroup_fd = -1},
     };
-    struct err e = {0};
-    struct err unwatched = {0};
-    int code = CODE_NO_GUEST;
 
+    if (getpid() != 1 && argc == 2 && strcmp(argv[1], SERVICE_WORD) == 0)
+        serve(&a);
     if (getpid() != 1) {
         say("this is the init of a hypeman guest; it runs as PID 1 and nowhere else");
         return 1;
     }
-    a.has_failed = bring_up(&a, &e) < 0;
-    if (watch(&a, &unwatched) < 0)
-        say("%s", unwatched.msg);
-    if (a.has_failed || workload_start(&a.workload, &a.config, &code, &e) < 0)
-        fail(&a, code, &e);
+    boot(&a);
     a.started_at_us = wall_us();
     a.streams.cgroup_fd = a.workload.cgroup_fd;
     run(&a);

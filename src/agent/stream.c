@@ -2,11 +2,10 @@
 #include "agent/stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,15 +13,14 @@
 #include "agent/sys.h"
 #include "agent/worker.h"
 #include "agent/workload.h"
-#include "base/cleanup.h"
 #include "base/jout.h"
 #include "base/mem.h"
 
 enum {
-    INPUT_MAX = 1024 * 1024, /* the window's worth in the smallest frames */
-    PIPE_SIZE = 64 * 1024,   /* what can be in a pipe, or in a terminal, when the child is gone */
-    TERM_AFTER_MS = 100,     /* for a command to end because its stdin has */
-    TIMED_OUT = 124,         /* as timeout(1) reports it */
+    INPUT_MAX = 16 * 1024 * 1024, /* never reached: a window's worth in the smallest frames */
+    PIPE_SIZE = 64 * 1024, /* what can be in a pipe, or in a terminal, when the child is gone */
+    TERM_AFTER_MS = 100,   /* for a command to end because its stdin has */
+    TIMED_OUT = 124,       /* as timeout(1) reports it */
 };
 
 static bool is_framed(const struct stream *st)
@@ -279,7 +277,8 @@ static void give_credit(struct stream *st)
     uint32_t kept = (uint32_t)(st->input.len < st->owed ? st->input.len : st->owed);
     uint32_t due = st->owed - kept;
 
-    if (st->id == 0 || due == 0 || (kept > 0 && due < WINDOW_TO_GUEST / 4))
+    if (st->id == 0 ||
+        due < window_to_guest(st->type) / 4) /* not for every key: the host has the rest */
         return;
     st->owed -= due;
     frame_put_u32(&st->of->channel->out, FRAME_CREDIT, st->id, due);
@@ -316,12 +315,36 @@ static void input_ready(struct source *src, uint32_t events)
     streams_settle(st->of);
 }
 
+/* Straight to the child as long as nothing waits; what it does not take is kept. */
+static void pass_on(struct stream *st, const struct iovec *piece)
+{
+    ssize_t n = 0;
+
+    if (st->in.fd < 0)
+        return;
+    if (st->input.len == 0)
+        n = writev(st->in.fd, piece, 2);
+    for (size_t i = 0; i < 2; i++) {
+        size_t gone = n < 0 ? 0 : (size_t)n < piece[i].iov_len ? (size_t)n : piece[i].iov_len;
+
+        buf_append(&st->input, (const char *)piece[i].iov_base + gone, piece[i].iov_len - gone);
+        n -= n > 0 ? (ssize_t)gone : 0;
+    }
+}
+
 static void take_input(struct stream *st, const struct frame *f)
 {
+    auto_buf struct buf head = BUF(64);
+    struct iovec piece[2] = {{0}};
+
     if (is_framed(st))
-        frame_put_head(&st->input, (struct frame_head){.type = f->type, .len = (uint32_t)f->len});
-    if (is_framed(st) || f->type == FRAME_DATA)
-        buf_append(&st->input, f->data, f->len);
+        frame_put_head(&head, (struct frame_head){.type = f->type, .len = (uint32_t)f->len});
+    piece[0] = (struct iovec){head.data, head.len};
+    if (is_framed(st) || f->type == FRAME_DATA) {
+        memcpy(&piece[1].iov_base, &f->data, sizeof(f->data)); /* const in all but its type */
+        piece[1].iov_len = f->len;
+    }
+    pass_on(st, piece);
     st->owed += frame_cost(f);
     st->input_is_over |= f->type == FRAME_END_INPUT;
     write_input(st);
@@ -413,14 +436,15 @@ static struct stream *stream_new(struct streams *s, const struct frame *f)
     st->type = (enum frame_type)f->type;
     st->request = BUF(EXEC_JSON_MAX);
     st->input = BUF(INPUT_MAX);
-    st->credit = WINDOW_TO_HOST;
-    st->rest[0] = st->rest[1] = PIPE_SIZE;
+    st->credit = window_to_host(st->type);
+    st->rest[0] = st->rest[1] = is_framed(st) ? SIZE_MAX : PIPE_SIZE;
     source_init(&st->report, -1, report_ready);
     source_init(&st->in, -1, input_ready);
     source_init(&st->out[0], -1, stdout_ready);
     source_init(&st->out[1], -1, stderr_ready);
     frame_reader_init(&st->frames);
     st->frames.synchronised = true;
+    st->frames.keeps_memory = true;
     alarm_init(&st->alarm, next_step);
     list_append(&s->all, &st->link);
     return st;
@@ -526,54 +550,4 @@ void streams_reaped(struct streams *s, pid_t pid, int status)
         streams_settle(s);
         return;
     }
-}
-
-/* --- pipes --- */
-
-void child_ends_close(struct child_ends *c)
-{
-    for (size_t i = 0; i < 3; i++)
-        cleanup_close(&c->fd[i]);
-}
-
-static bool make_ours(struct source *s, int fd)
-{
-    s->fd = fd;
-    return fcntl(fd, F_SETFL, O_NONBLOCK) == 0;
-}
-
-int stream_pipes(struct stream *st, size_t n, struct child_ends *out, struct err *e)
-{
-    for (size_t i = 0; i < n; i++) {
-        struct source *s = i == 0 ? &st->in : &st->out[i - 1];
-        int ends[2];
-
-        if (pipe2(ends, O_CLOEXEC) < 0)
-            return err_errno(e, "make a pipe");
-        out->fd[i] = ends[i != 0];
-        if (!make_ours(s, ends[i == 0]))
-            return err_errno(e, "make a pipe");
-    }
-    return 0;
-}
-
-int stream_terminal(struct stream *st, uint16_t rows, uint16_t cols, struct child_ends *out,
-                    struct err *e)
-{
-    struct winsize size = {.ws_row = rows, .ws_col = cols};
-    int unlocked = 0;
-    int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-
-    if (master < 0)
-        return err_errno(e, "make a terminal");
-    st->out[0].fd = master;
-    st->in.fd = fcntl(master, F_DUPFD_CLOEXEC, 3);
-    if (st->in.fd < 0 || ioctl(master, TIOCSPTLCK, &unlocked) < 0 ||
-        ioctl(master, TIOCSWINSZ, &size) < 0)
-        return err_errno(e, "make a terminal");
-    out->fd[0] = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (out->fd[0] < 0)
-        return err_errno(e, "open the terminal");
-    st->is_terminal = true;
-    return 0;
 }

@@ -18,7 +18,7 @@
 #include "agent/channel.h"
 #include "agent/config.h"
 #include "agent/launch.h"
-#include "agent/poll.h"
+#include "agent/poller.h"
 #include "base/buf.h"
 #include "wire/frame.h"
 

@@ -34,6 +34,7 @@ struct agent {
     void *owner;
     int fd;
     struct watch watch;
+    uint32_t watched; /* what for */
     struct frame_reader in;
     struct buf out;
     bool greeted;  /* the guest has repeated our nonce */
@@ -71,6 +72,14 @@ static void lose(struct agent *a, const struct err *why)
     a->events->lost(a->owner, why); /* may free a */
 }
 
+static int watch_for(struct agent *a, uint32_t events, struct err *e)
+{
+    if (events == a->watched)
+        return 0;
+    a->watched = events;
+    return loop_rewatch(a->loop, &a->watch, events, e);
+}
+
 /* Sends what the socket takes; the rest when it is writable again. */
 static int flush(struct agent *a, struct err *e)
 {
@@ -95,7 +104,7 @@ static int flush(struct agent *a, struct err *e)
     if (a->out.len == 0)
         buf_free(&a->out); /* an idle connection keeps no buffer */
     a->was_full |= was_full;
-    return loop_rewatch(a->loop, &a->watch, events, e);
+    return watch_for(a, events, e);
 }
 
 struct buf *agent_out(struct agent *a)
@@ -109,7 +118,7 @@ void agent_send(struct agent *a)
     struct err e = {0};
 
     if (a->fd >= 0 && (flush(a, &e) < 0 || a->was_full))
-        (void)loop_rewatch(a->loop, &a->watch, EPOLLIN | EPOLLOUT, &(struct err){0});
+        (void)watch_for(a, EPOLLIN | EPOLLOUT, &(struct err){0});
 }
 
 static void introduce(struct agent *a, const struct agent_identity *who)
@@ -159,6 +168,16 @@ static int take_exit(struct agent *a, const struct frame *f, struct err *e)
     return 0;
 }
 
+static void take_frozen(struct agent *a, const json_t *doc)
+{
+    const char *message = json_string_value(json_object_get(doc, "message"));
+
+    a->events->frozen(a->owner,
+                      json_integer_value(json_object_get(doc, "serial")),
+                      json_is_true(json_object_get(doc, "frozen")),
+                      message ? message : "");
+}
+
 /* One frame from the guest. Unknown types are left to later versions. */
 static int take_frame(struct agent *a, const struct frame *f, struct err *e)
 {
@@ -169,13 +188,15 @@ static int take_frame(struct agent *a, const struct frame *f, struct err *e)
         return a->greeted ? take_exit(a, f, e) : 0;
     if (f->stream != 0)
         return a->greeted ? a->events->frame(a->owner, f, e) : 0;
-    if (f->type != FRAME_HELLO && f->type != FRAME_STARTED)
+    if (f->type != FRAME_HELLO && f->type != FRAME_STARTED && f->type != FRAME_FROZEN)
         return 0;
     doc = parse_json((const char *)f->data, f->len, e);
     if (!doc)
         return -1;
     if (f->type == FRAME_HELLO)
         rc = take_hello(a, doc, e);
+    else if (a->greeted && f->type == FRAME_FROZEN)
+        take_frozen(a, doc);
     else if (a->greeted)
         a->events->started(a->owner, json_integer_value(json_object_get(doc, "at_us")));
     json_decref(doc);
@@ -277,7 +298,8 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     draw_nonce(a);
     frame_put_hello(&a->out, a->nonce);
     introduce(a, who);
-    if (loop_watch(loop, &a->watch, fd, EPOLLIN | EPOLLOUT, e) < 0) {
+    a->watched = EPOLLIN | EPOLLOUT;
+    if (loop_watch(loop, &a->watch, fd, a->watched, e) < 0) {
         frame_reader_free(&a->in);
         buf_free(&a->out);
         free(a);
@@ -285,6 +307,11 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     }
     a->fd = take_fd(&fd);
     return a;
+}
+
+bool agent_has_greeted(const struct agent *a)
+{
+    return a->greeted;
 }
 
 void agent_shutdown(struct agent *a, int64_t grace_ms)
@@ -296,6 +323,19 @@ void agent_shutdown(struct agent *a, int64_t grace_ms)
         return;
     (void)snprintf(json, sizeof(json), "{\"grace_ms\":%" PRId64 "}", grace_ms);
     frame_put(&a->out, FRAME_SHUTDOWN, 0, json, strlen(json));
+    if (flush(a, &e) < 0)
+        lose(a, &e);
+}
+
+void agent_freeze(struct agent *a, int64_t serial)
+{
+    char json[64];
+    struct err e = {0};
+
+    if (a->fd < 0)
+        return;
+    (void)snprintf(json, sizeof(json), "{\"serial\":%" PRId64 "}", serial);
+    frame_put(&a->out, FRAME_FREEZE, 0, json, strlen(json));
     if (flush(a, &e) < 0)
         lose(a, &e);
 }

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -25,6 +26,8 @@ struct agent_events {
     void (*greeted)(void *owner, int64_t version); /* of the protocol that the guest speaks */
     int (*frame)(void *owner, const struct frame *f, struct err *e); /* of a stream; -1: refused */
     void (*drained)(void *owner); /* less is waiting to be sent than AGENT_BACKLOG */
+    /* The answer to a freeze; message says why not. */
+    void (*frozen)(void *owner, int64_t serial, bool frozen, const char *message);
     void (*lost)(void *owner, const struct err *why);
 };
 
@@ -50,6 +53,9 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
 struct buf *agent_out(struct agent *a);
 void agent_send(struct agent *a);
 
+bool agent_has_greeted(const struct agent *a);
+/* The workload is to stand still, and the guest to say so; serial 0: it goes on. */
+void agent_freeze(struct agent *a, int64_t serial);
 void agent_shutdown(struct agent *a, int64_t grace_ms);
 void agent_drain(struct agent *a); /* takes what has arrived */
 void agent_close(struct agent *a); /* NULL is fine */

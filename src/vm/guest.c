@@ -141,7 +141,7 @@ static void begin_waiting(struct guest *g)
             frame_put_u32s(agent_out(g->agent), FRAME_RESIZE, s->id, s->size[0], s->size[1]);
         if (s->input_is_over)
             frame_put(agent_out(g->agent), FRAME_END_INPUT, s->id, NULL, 0);
-        s->credit = WINDOW_TO_GUEST;
+        s->credit = window_to_guest(s->type);
     }
     if (g->agent)
         agent_send(g->agent);
@@ -283,7 +283,7 @@ void guest_consumed(struct guest_stream *s, size_t len)
     s->outstanding -= len;
     s->owed += (uint32_t)len;
     /* Not for every byte: the guest has the rest of its window meanwhile. */
-    if (s->owed < WINDOW_TO_HOST / 4)
+    if (s->owed < window_to_host(s->type) / 4)
         return;
     control(s, FRAME_CREDIT, &s->owed, 1);
     s->owed = 0;
@@ -384,7 +384,7 @@ static int take_credit(struct guest_stream *s, const struct frame *f, struct err
 {
     uint32_t n = frame_u32(f, 0);
 
-    if (n > WINDOW_TO_GUEST - s->credit)
+    if (n > window_to_guest(s->type) - s->credit)
         return err_set(e, ERR_INVALID, "the guest grants more than its window");
     s->credit += n;
     if (s->wants_room && has_room(s->guest)) {
@@ -412,7 +412,7 @@ int guest_frame(struct guest *g, const struct frame *f, struct err *e)
 
     if (!s) /* closed; the guest need not know yet */
         return 0;
-    if (frame_cost(f) > WINDOW_TO_HOST - s->outstanding - s->owed)
+    if (frame_cost(f) > window_to_host(s->type) - s->outstanding - s->owed)
         return err_set(e, ERR_INVALID, "the guest sends more than it was granted");
     switch (f->type) {
     case FRAME_DATA:

@@ -15,9 +15,9 @@
  * go away meanwhile: a VM that sleeps, stops or is deleted ends its streams with
  * an error that says so. A stream never outlives the world.
  *
- * Back-pressure, both ways. Towards the caller: at most GUEST_WINDOW bytes come
- * through data() and entry() that the caller has not yet given back with guest_consumed(), so
- * what a caller must hold is bounded by that, and one that reads nothing stops
+ * Back-pressure, both ways. Towards the caller: at most GUEST_WINDOW bytes (of a copy:
+ * GUEST_COPY_WINDOW) come through data() and entry() that the caller has not yet given back with
+ * guest_consumed(), so what a caller must hold is bounded by that, and one that reads nothing stops
  * nobody else. Towards the guest: guest_write() and guest_put_entry() take what there
  * is room for (possibly nothing); writable() is called when there is room again
  * after one of them has taken less than it was given.
@@ -42,7 +42,8 @@ struct instance;
 struct guest_stream;
 
 enum {
-    GUEST_WINDOW = 256 * 1024,       /* bytes that one stream may have under way to its caller */
+    GUEST_WINDOW = 256 * 1024, /* bytes that one stream may have under way to its caller */
+    GUEST_COPY_WINDOW = 512 * 1024,
     GUEST_WAIT_MS = 10 * 1000,       /* for an agent that has not greeted, where nobody says */
     GUEST_COMMAND_MAX = 1024 * 1024, /* bytes of a command, its environment and directory */
     GUEST_STREAMS_MAX = 512,         /* in one VM at a time */

@@ -77,6 +77,16 @@ uint32_t frame_cost(const struct frame *f)
     return f->type == FRAME_DATA || f->type == FRAME_ENTRY ? (uint32_t)f->len : 0;
 }
 
+uint32_t window_to_guest(enum frame_type type)
+{
+    return type == FRAME_EXEC ? WINDOW_OF_COMMAND : WINDOW_OF_COPY;
+}
+
+uint32_t window_to_host(enum frame_type type)
+{
+    return type == FRAME_EXEC ? WINDOW_OUT_OF_COMMAND : WINDOW_OF_COPY;
+}
+
 void frame_put_hello(struct buf *out, const char *nonce)
 {
     auto_buf struct buf text = BUF(256);
@@ -102,8 +112,11 @@ void frame_reader_free(struct frame_reader *r)
 
 void frame_reader_reset(struct frame_reader *r)
 {
+    bool keeps_memory = r->keeps_memory;
+
     buf_free(&r->in);
     frame_reader_init(r);
+    r->keeps_memory = keeps_memory;
 }
 
 void frame_reader_resync(struct frame_reader *r)
@@ -182,7 +195,7 @@ static bool skip_to_magic(struct frame_reader *r)
 /* An idle connection holds no memory. */
 static int wait_for_more(struct frame_reader *r)
 {
-    if (r->in.len == r->taken) {
+    if (r->in.len == r->taken && !r->keeps_memory) {
         buf_free(&r->in);
         r->taken = 0;
     }

@@ -60,6 +60,9 @@ enum frame_type {
     FRAME_EXITED = 4,   /* from the guest; the exit record of wire/config_disk.h */
     FRAME_SHUTDOWN = 5, /* to the guest: end the workload, then the VM; {"grace_ms":N} */
     FRAME_FAILED = 6,   /* from the guest: it could not get to the workload; {"message":"..."} */
+    FRAME_FREEZE = 7,   /* to the guest; {"serial":N}: the workload stands still. 0: it goes on,
+                           which is not answered; IDENTITY does that as well */
+    FRAME_FROZEN = 8,   /* from the guest; {"serial":N,"frozen":bool,"message":"why not"} */
 
     /* {"argv":[s],"env":[s],"cwd":s,"user":s,"tty":bool,"rows":N,"cols":N,"merge":bool,
      * "timeout_ms":N,"grace_ms":N}; in pieces, of which all but the last carry FRAME_MORE. */
@@ -84,10 +87,12 @@ enum frame_type {
 enum frame_flags { FRAME_STDERR = 1, FRAME_MORE = 1 };
 
 enum {
-    WINDOW_TO_HOST = 256 * 1024,
-    WINDOW_TO_GUEST = 64 * 1024,
-    FRAME_DATA_MAX =
-        32 * 1024, /* what one FRAME_DATA is made to hold, so that streams take turns */
+    WINDOW_OF_COMMAND = 64 * 1024, /* its input, which PID 1 may have to keep */
+    WINDOW_OUT_OF_COMMAND = 256 * 1024,
+    WINDOW_OF_COPY = 512 * 1024, /* either way: what a busy host takes between two turns */
+    /* What one FRAME_DATA is made to hold: streams take turns; a serial port takes 32 KiB at once.
+     */
+    FRAME_DATA_MAX = 32 * 1024 - FRAME_HEADER,
     EXEC_JSON_MAX = 2 * 1024 * 1024,
 };
 
@@ -119,6 +124,10 @@ void frame_put_u32s(struct buf *out, uint8_t type, uint32_t stream, uint32_t a, 
 uint32_t frame_u32(const struct frame *f, size_t index); /* 0 where there is none */
 uint32_t frame_cost(const struct frame *f);              /* in credit */
 
+/* What a stream begins with, by the frame that begins it. */
+uint32_t window_to_guest(enum frame_type type);
+uint32_t window_to_host(enum frame_type type);
+
 /* Appends what opens a connection, from either side: the magic, and a HELLO with this nonce. */
 void frame_put_hello(struct buf *out, const char *nonce);
 
@@ -126,6 +135,7 @@ struct frame_reader {
     struct buf in;     /* at most one frame and one read more */
     size_t taken;      /* bytes at the front that the caller has been given */
     bool synchronised; /* the magic has been seen */
+    bool keeps_memory; /* also while nothing is half-read: in a guest, where faults cost most */
 };
 
 void frame_reader_init(struct frame_reader *r);

@@ -178,7 +178,7 @@ class Guest:
         cmdline += ["cryptomgr.notests", "mitigations=off"]
         cmdline += [f"tsc_early_khz={khz}"] if khz else []
         line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"]
-        line += ["-cpu", "max", "-m", str(memory), "-kernel", GUEST / "vmlinux", "-initrd", GUEST / "initramfs.cpio", "-append", " ".join([*cmdline, append])]
+        line += ["-cpu", "max,erms=off,fsrm=off", "-m", str(memory), "-kernel", GUEST / "vmlinux", "-initrd", GUEST / "initramfs.cpio", "-append", " ".join([*cmdline, append])]
         if self.machine == "microvm":
             line += ["-M", "microvm", "-bios", "/usr/share/qemu/qboot.rom"]
         else:

@@ -28,7 +28,8 @@ struct fixture {
     struct loop *loop;
     struct vm_world world;
     struct instance *row;
-    pid_t agent;
+    pid_t agent;   /* 0: the test is the agent, */
+    int listen_fd; /* here */
     struct timer patience;
     int running; /* streams that have not ended; the last one ends run() */
 };
@@ -38,11 +39,11 @@ struct work {
     struct guest_stream *stream;
     struct buf out;
     struct buf errors;
-    struct buf names; /* "kind path[ -> target]\n" */
-    bool holds;       /* gives nothing back */
-    bool closes;      /* at the first data */
-    int signal;       /* sends it then */
-    const char *input;
+    struct buf names;  /* "kind path[ -> target]\n" */
+    bool holds;        /* gives nothing back */
+    bool closes;       /* at the first data */
+    int signal;        /* sends it then */
+    const char *input; /* NULL: writable() is of no interest */
     size_t input_len;
     bool ends_input;
     uint64_t total;
@@ -129,7 +130,7 @@ static inline void on_end(void *owner, const struct guest_end *how)
 
 static const struct guest_events events = {on_data, on_entry, on_writable, on_end};
 
-static inline int setup(void **state)
+static inline struct fixture *make(bool start_agent)
 {
     struct fixture *f = mem_new(struct fixture);
     struct vm_env env = {.data_fd = -1};
@@ -140,7 +141,10 @@ static inline int setup(void **state)
     (void)snprintf(f->root, sizeof(f->root), "/tmp/hypeman-guest-XXXXXX");
     assert_non_null(mkdtemp(f->root));
     f->dir_fd = open(f->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    f->agent = agent_double_start(f->dir_fd);
+    if (start_agent)
+        f->agent = agent_double_start(f->dir_fd);
+    else
+        f->listen_fd = sock_listen(f->dir_fd, VMM_AGENT_SOCKET, &e);
     f->loop = loop_new(&e);
     f->patience.fn = too_late;
     world_init(&f->world, f->loop, &env);
@@ -149,8 +153,16 @@ static inline int setup(void **state)
     spec->driver = &driver;
     f->row = world_reserve(&f->world, "abcdefghijklmnopqrstuvwx", spec);
     f->row->run.state = VM_RUNNING;
-    live_attach(&f->world, f->row, (int)syscall(SYS_pidfd_open, f->agent, 0), f->dir_fd);
-    *state = f;
+    live_attach(&f->world,
+                f->row,
+                (int)syscall(SYS_pidfd_open, start_agent ? f->agent : getpid(), 0),
+                f->dir_fd);
+    return f;
+}
+
+static inline int setup(void **state)
+{
+    *state = make(true);
     return 0;
 }
 
@@ -161,8 +173,12 @@ static inline int teardown(void **state)
     int status;
 
     live_detach(&f->world, f->row);
-    assert_int_equal(waitpid(f->agent, &status, 0), f->agent);
-    assert_int_equal(status, 0);
+    if (f->agent) {
+        assert_int_equal(waitpid(f->agent, &status, 0), f->agent);
+        assert_int_equal(status, 0);
+    } else {
+        close(f->listen_fd);
+    }
     world_stop(&f->world);
     world_fini(&f->world);
     loop_free(f->loop);

@@ -285,6 +285,19 @@ static void stat_tells_of_one_thing(void **state)
     work_free(&none);
 }
 
+static void what_is_still_in_the_pipe_when_a_worker_is_done_comes_too(void **state)
+{
+    struct fixture *f = *state;
+    struct work w = work_in(f);
+
+    sh(f, "head -c 3000001 /dev/urandom > big");
+    begin_out(&w, "big", false);
+    run(f);
+    assert_true(w.end.ok);
+    assert_int_equal(w.out.len, 3000001);
+    work_free(&w);
+}
+
 /* The worker's pipe fills up; teardown waits until it is gone. */
 static void a_copy_that_nobody_reads_is_bounded_and_ends_with_its_client(void **state)
 {
@@ -299,7 +312,7 @@ static void a_copy_that_nobody_reads_is_bounded_and_ends_with_its_client(void **
     f->running--;
     run(f);
     assert_true(other.end.ok);
-    assert_true(held.total <= GUEST_WINDOW);
+    assert_true(held.total <= GUEST_COPY_WINDOW);
     assert_false(held.has_ended);
     work_free(&held);
     work_free(&other);
@@ -331,6 +344,7 @@ int main(void)
         guest_test(a_tree_comes_out_sorted_and_without_what_is_no_file),
         guest_test(what_is_not_there_is_not_found),
         guest_test(stat_tells_of_one_thing),
+        guest_test(what_is_still_in_the_pipe_when_a_worker_is_done_comes_too),
         guest_test(a_copy_that_nobody_reads_is_bounded_and_ends_with_its_client),
         guest_test(a_copy_in_that_is_not_completed_leaves_no_worker),
     };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/poll.h"
+#include "agent/poller.h"
 
 #include <limits.h>
 #include <stddef.h>
