@@ -842,7 +842,7 @@ def test_version_does_not_need_a_daemon():
 # --- completion ---
 
 @pytest.mark.parametrize("line, wanted", [
-    ("hypeman st", {"standby", "start", "stop"}),
+    ("hypeman st", {"standby", "start", "stats", "stop"}),
     ("hypeman image l", {"list"}),
     ("hypeman ps --st", {"--state"}),
     ("hypeman ps --state St", {"Stopped", "Standby"}),
@@ -852,7 +852,7 @@ def test_version_does_not_need_a_daemon():
     ("hypeman run --name x al", {"alpine"}),
     ("hypeman logs -s v", {"vmm"}),
     ("hypeman exec wo", {"worker"}),
-    ("hypeman cp wo", {"worker:"}),
+    ("hypeman cp we", {"web:"}),
     ("hypeman exec --ti", {"--timeout"}),
 ])
 def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
