@@ -145,6 +145,8 @@ static void handle(void *ctx, struct http_request *req)
         return;
     }
     f->n_opened++;
+    f->n_sent = f->n_got = 0;
+    f->is_mute = strcmp(http_path(req), "/mute") == 0;
     if (is_flood)
         flood(f);
 }
@@ -436,7 +438,6 @@ static void echo(struct fixture *f)
         CHECK(hears(fd, FIN | PONG, "are you there"));
         CHECK(put_frame(fd, FIN | CLOSE, "\x03\xe8", 2) && is_closed_with(fd, 1000));
         CHECK(becomes(f, &f->n_closed, is_unix + 1));
-        f->n_got = 0;
     }
 }
 
@@ -579,7 +580,7 @@ static void slow_reader(struct fixture *f)
             CHECK(got[i] == pattern(at + i));
     }
     on_loop(f, look);
-    CHECK(seen.n_full > 2 && seen.n_sent == FLOOD);
+    CHECK(seen.n_sent == FLOOD && seen.n_drained >= 1);
 }
 
 static void a_client_that_does_not_read_stops_the_sender(void **state)
@@ -594,13 +595,12 @@ static void resume(struct fixture *f)
 
 static void paused(struct fixture *f)
 {
-    auto_close int fd = open_socket(f, false, HELLO("/"));
+    auto_close int fd = open_socket(f, false, HELLO("/mute"));
     auto_buf struct buf b = BUF(2 * FLOOD);
     auto_free char *data = mem_zalloc(FLOOD, 1);
     size_t sent = 0;
     int64_t until;
 
-    f->is_mute = true;
     CHECK(say(fd, "pause") && becomes(f, &f->n_texts, 1));
     for (size_t i = 0; i < FLOOD; i++)
         data[i] = pattern(i);
@@ -662,7 +662,6 @@ static void leaves(struct fixture *f)
         do
             on_loop(f, look);
         while (seen.n_closed < seen.n_opened);
-        f->n_sent = 0;
     }
 }
 
