@@ -28,6 +28,7 @@ static const struct {
      "a command in a guest, and one byte there and back, beside the bare transport",
      bench_exec},
     {"cp", "files into and out of a guest, beside the bare transport", bench_cp},
+    {"guest", "what our half of a guest weighs", bench_guest},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
