@@ -145,7 +145,7 @@ static void send_header(struct copy *x, const struct guest_entry *entry)
         jout_str(&j, "link_target", entry->link_target);
     }
     jout_int(&j, "size", entry->kind == GUEST_DIRECTORY ? 0 : (int64_t)entry->size);
-    jout_int(&j, "mtime", entry->mtime_s);
+    jout_int(&j, "mtime", entry->mtime_s > 0 ? entry->mtime_s : 0); /* clients refuse others */
     if (entry->uid)
         jout_int(&j, "uid", entry->uid);
     if (entry->gid)
@@ -256,8 +256,10 @@ static void out_ended(struct copy *x, const struct guest_end *end)
 
     if (end->ok && !x->in_entry)
         err_set(&e, ERR_INVALID, "this is no file, directory or link");
+    /* The official TypeScript client takes a close that comes before it has written its last file
+     * for a failure; all official clients leave by themselves. */
     if (end->ok && x->in_entry && end_entry(x, true, &e) == 0)
-        guest_socket_finish(&x->s, WS_NORMAL, "done");
+        guest_socket_done(&x->s);
     else
         fail(x, &e, *x->path ? x->path : NULL);
 }

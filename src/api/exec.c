@@ -18,7 +18,6 @@
  */
 
 enum {
-    GRACE_MS = 10 * 1000, /* SIGTERM to SIGKILL, once the client has left */
     SECONDS_MAX = 10 * 365 * 24 * 3600,
     WAIT_SECONDS_MAX = 600,
     SIZE_MAX_CELLS = 65535,
@@ -31,6 +30,7 @@ struct exec {
     bool is_terminal;
     bool separate_stderr;
     bool stdin_eof;
+    int64_t grace_ms;
 };
 
 static struct exec *of(void *owner)
@@ -216,7 +216,7 @@ static int decode(struct exec *x, const json_t *doc, struct guest_command *comma
     command->cols = (uint16_t)cols;
     command->timeout_ms = timeout * 1000;
     command->wait_ms = wait * 1000;
-    command->grace_ms = GRACE_MS;
+    command->grace_ms = x->grace_ms;
     return 0;
 }
 
@@ -256,5 +256,6 @@ void api_instances_exec(struct call *c)
 {
     struct exec *x = mem_new(struct exec);
 
+    x->grace_ms = c->api->limits.exec_grace_ms;
     guest_socket_open(c, &x->s, &kind);
 }

@@ -11,6 +11,7 @@
 
 enum {
     PATIENCE_MS = 30 * 1000,
+    LEAVE_MS = 30 * 1000,
     /* A piece, what comes behind a pause, and a text that is input. */
     KEPT_MAX = WS_PIECE_MAX + WS_AFTER_PAUSE + WEBSOCKET_TEXT_MAX,
 };
@@ -173,13 +174,27 @@ static void on_binary(void *owner, const void *data, size_t len)
 
 static void on_patience(struct timer *t)
 {
-    guest_socket_finish(
-        container_of(t, struct guest_socket, patience), WS_POLICY, "the client asked for nothing");
+    struct guest_socket *s = container_of(t, struct guest_socket, patience);
+
+    if (s->is_done)
+        guest_socket_finish(s, WS_NORMAL, "done");
+    else
+        guest_socket_finish(s, WS_POLICY, "the client asked for nothing");
 }
 
 static void on_gone(void *owner)
 {
-    guest_socket_finish(owner, WS_GOING_AWAY, "the client left");
+    struct guest_socket *s = owner;
+
+    guest_socket_finish(s, WS_GOING_AWAY, s->is_done ? "done" : "the client left");
+}
+
+void guest_socket_done(struct guest_socket *s)
+{
+    guest_close(s->guest);
+    s->guest = NULL;
+    s->is_done = true;
+    loop_timer_start(s->world->loop, &s->patience, LEAVE_MS);
 }
 
 static void on_hangup(void *owner)

@@ -47,7 +47,7 @@ struct guest_socket {
     char id[ID_SIZE];
     char name[64];
     struct websocket *ws;
-    struct timer patience; /* for the first message */
+    struct timer patience; /* for the first message, and for the client to leave */
     int64_t began_ms;
 
     struct guest_stream *guest; /* NULL before it begins */
@@ -57,6 +57,7 @@ struct guest_socket {
     bool is_input_out; /* and the guest knows */
     size_t owed;       /* to the guest: bytes that the client has yet to take */
     bool is_full;      /* the client is */
+    bool is_done;      /* the client has been told all, and is to leave */
 };
 
 /* Answers the call, which becomes the socket or an error; s is freed by its kind in either case. */
@@ -72,6 +73,9 @@ void guest_socket_send_json(struct guest_socket *s, struct buf *json); /* frees 
 void guest_socket_input(struct guest_socket *s, const char *data, size_t len);
 void guest_socket_end_input(struct guest_socket *s);
 void guest_socket_push(struct guest_socket *s); /* the guest has room again */
+
+/* The work is done; the client is given time to leave by itself before the socket is closed. */
+void guest_socket_done(struct guest_socket *s);
 
 /* Ends both sides and frees all; not from within kind->input(). how is for the log. */
 void guest_socket_finish(struct guest_socket *s, enum ws_code code, const char *how);

@@ -82,7 +82,7 @@ static void put_names(struct jout *j, const char *key, const char *const *names)
 void api_capabilities(struct call *c)
 {
     static const char *const platforms[] = {"linux/amd64", NULL};
-    static const char *const features[] = {"instances", "images", "logs", NULL};
+    static const char *const features[] = {"instances", "images", "exec", "logs", NULL};
     struct buf json = BUF(64 * 1024);
     struct jout j = JOUT(&json);
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -40,23 +39,6 @@ struct exec {
 
 /* --- what the guest sends --- */
 
-/* A pipe's reader may be slow; waiting for it can be interrupted, a write cannot. */
-static int put(const struct op *op, int fd, const char *data, size_t len, struct err *e)
-{
-    while (len > 0) {
-        ssize_t n;
-
-        if (op_wait(op, fd, POLLOUT, e) < 0)
-            return -1;
-        n = write(fd, data, len < PIPE_BUF ? len : PIPE_BUF);
-        if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return err_errno(e, "write the command's output");
-        data += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
-    return 0;
-}
-
 static void on_binary(void *arg, const void *data, size_t len, bool is_first)
 {
     struct exec *x = arg;
@@ -68,7 +50,7 @@ static void on_binary(void *arg, const void *data, size_t len, bool is_first)
         x->to_fd = *bytes++ == CHANNEL_STDERR ? STDERR_FILENO : STDOUT_FILENO;
         len--;
     }
-    (void)put(&x->op, x->to_fd, bytes, len, &x->err);
+    (void)output_put(&x->op, x->to_fd, bytes, len, &x->err);
 }
 
 static void on_text(void *arg, const char *text, size_t len)

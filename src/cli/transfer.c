@@ -2,7 +2,6 @@
 #include "cli/transfer.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -56,23 +55,6 @@ static void say_end(const struct transfer *t)
 
 /* --- what the daemon sends --- */
 
-static void write_out(struct transfer *t, const char *data, size_t len)
-{
-    while (len > 0) {
-        ssize_t n;
-
-        if (op_wait(&t->op, STDOUT_FILENO, POLLOUT, &t->err) < 0)
-            return;
-        n = write(STDOUT_FILENO, data, len < PIPE_BUF ? len : PIPE_BUF);
-        if (n < 0 && errno != EINTR && errno != EAGAIN) {
-            err_errno(&t->err, "write to standard output");
-            return;
-        }
-        data += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
-}
-
 static void on_binary(void *arg, const void *data, size_t len, bool is_first)
 {
     struct transfer *t = arg;
@@ -84,7 +66,7 @@ static void on_binary(void *arg, const void *data, size_t len, bool is_first)
     if (t->unpack)
         (void)unpack_feed(t->unpack, data, len, &t->err);
     else
-        write_out(t, data, len);
+        (void)output_put(&t->op, STDOUT_FILENO, data, len, &t->err);
     note(t);
 }
 

@@ -2,12 +2,14 @@
 #include "cli/wsock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <openssl/evp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "cli/session.h"
 
@@ -117,6 +119,22 @@ int wsock_drain(const struct op *op, struct wsock *s, size_t left, struct err *e
     while (!s->is_over && ws_out(s->ws)->len > left) {
         if (wsock_step(op, s, e) < 0)
             return -1;
+    }
+    return 0;
+}
+
+int output_put(const struct op *op, int fd, const char *data, size_t len, struct err *e)
+{
+    while (len > 0) {
+        ssize_t n;
+
+        if (op_wait(op, fd, POLLOUT, e) < 0)
+            return -1;
+        n = write(fd, data, len < PIPE_BUF ? len : PIPE_BUF); /* so much of it does not block */
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
+            return err_errno(e, "write the output");
+        data += n > 0 ? n : 0;
+        len -= n > 0 ? (size_t)n : 0;
     }
     return 0;
 }

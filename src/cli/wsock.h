@@ -30,5 +30,8 @@ short wsock_wants(const struct wsock *s); /* events to poll its x.fd for */
 int wsock_io(struct wsock *s, struct err *e);
 int wsock_step(const struct op *op, struct wsock *s, struct err *e);
 
+/* Writes out what came. A pipe's reader may be slow: waiting for it can be interrupted. */
+int output_put(const struct op *op, int fd, const char *data, size_t len, struct err *e);
+
 /* Sends what is queued, at least until no more than left bytes of it wait; or until it is over. */
 int wsock_drain(const struct op *op, struct wsock *s, size_t left, struct err *e);

@@ -58,6 +58,7 @@ static const struct setting {
      "MAX_OVERLAY_SIZE",
      "100GB"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
+    {"instances.exec_kill_grace", DURATION, offsetof(struct config, exec_grace_ms), NULL, "10s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
 };
 enum { N_SETTINGS = sizeof(settings) / sizeof(settings[0]) };

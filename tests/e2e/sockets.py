@@ -2,6 +2,8 @@
 """A client of the WebSockets of another make: Debian's python3-websockets, as it is."""
 import asyncio
 import json
+import pathlib
+import re
 
 import websockets
 
@@ -60,3 +62,9 @@ async def run(daemon, key, command, stdin=(), **request):
 
 def execute(daemon, key, command, stdin=(), seconds=PATIENCE, **request):
     return wait_for(run(daemon, key, command, stdin, **request), seconds)
+
+
+def rss(daemon):
+    """Bytes of memory that the daemon has."""
+    status = pathlib.Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024

@@ -851,6 +851,9 @@ def test_version_does_not_need_a_daemon():
     ("hypeman rm -f wo", {"worker"}),
     ("hypeman run --name x al", {"alpine"}),
     ("hypeman logs -s v", {"vmm"}),
+    ("hypeman exec wo", {"worker"}),
+    ("hypeman cp wo", {"worker:"}),
+    ("hypeman exec --ti", {"--timeout"}),
 ])
 def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
     stub.routes["GET /instances"] = answer(200, [instance("web"), instance("worker", state="Stopped")])
