@@ -107,3 +107,4 @@ void bench_fork(struct bench *b);
 void bench_exec(struct bench *b);
 void bench_cp(struct bench *b);
 void bench_guest(struct bench *b);
+void bench_network(struct bench *b);
