@@ -106,3 +106,5 @@ void bench_restore(struct bench *b);
 void bench_fork(struct bench *b);
 void bench_exec(struct bench *b);
 void bench_cp(struct bench *b);
+void bench_guest(struct bench *b);
+void bench_network(struct bench *b);

@@ -116,8 +116,9 @@ static void on_binary(void *arg, const void *data, size_t len, bool is_first)
 {
     struct socket *s = arg;
 
-    (void)data;
     (void)is_first;
+    if (s->received + len < sizeof(s->first))
+        memcpy(s->first + s->received, data, len);
     s->received += len;
 }
 

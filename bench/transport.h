@@ -21,9 +21,10 @@ double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* 's' to
 
 struct socket {
     struct wsock ws;
-    size_t received; /* bytes of binary messages */
-    char text[512];  /* the last text message */
-    bool is_final;   /* it was "exitCode", "result" or a final "end" */
+    size_t received;  /* bytes of binary messages */
+    char first[4096]; /* of them, as text */
+    char text[512];   /* the last text message */
+    bool is_final;    /* it was "exitCode", "result" or a final "end" */
 };
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request);
 void socket_send(struct socket *s, const void *data, size_t len);

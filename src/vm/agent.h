@@ -38,6 +38,7 @@ enum { AGENT_BACKLOG = 128 * 1024 };
 struct agent_identity {
     const char *id;       /* of the instance; borrowed for the call */
     const char *hostname; /* likewise */
+    uint32_t address;     /* outside; 0: none */
 };
 
 /*
