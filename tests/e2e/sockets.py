@@ -16,7 +16,9 @@ def connect(daemon, path, token=None, **options):
     host, port = daemon.tcp_address()
     headers = {"Authorization": f"Bearer {token or daemon.token()}"}
     options.setdefault("max_size", None)
-    return websockets.connect(f"ws://{host}:{port}{path}", extra_headers=headers, **options)
+    sock = daemon.ns.connect((host, port))
+    sock.setblocking(False)
+    return websockets.connect(f"ws://{host}:{port}{path}", sock=sock, extra_headers=headers, **options)
 
 
 def wait_for(work, seconds=PATIENCE):
