@@ -13,10 +13,10 @@ PARTS = 32 * 1024
 
 
 def connect(daemon, path, token=None, **options):
-    host, port = daemon.tcp_address()
     headers = {"Authorization": f"Bearer {token or daemon.token()}"}
     options.setdefault("max_size", None)
-    return websockets.connect(f"ws://{host}:{port}{path}", extra_headers=headers, **options)
+    # The daemon may have a network of its own; its socket is a file.
+    return websockets.unix_connect(str(daemon.api.address), f"ws://localhost{path}", extra_headers=headers, **options)
 
 
 def wait_for(work, seconds=PATIENCE):
