@@ -13,6 +13,7 @@ PARTS = 32 * 1024
 
 
 def connect(daemon, path, token=None, **options):
+    """Over TCP, where a token counts; from within the daemon's network namespace."""
     host, port = daemon.tcp_address()
     headers = {"Authorization": f"Bearer {token or daemon.token()}"}
     options.setdefault("max_size", None)

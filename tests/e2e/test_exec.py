@@ -144,8 +144,8 @@ def test_before_the_upgrade_errors_are_plain_answers(daemon, box):
             pass
 
     assert refused("/instances/nobody/exec") == 404
-    assert refused("/instances/box/exec", daemon.token("instance:read")) == 403
-    assert refused("/instances/box/exec", "nonsense") == 401
+    daemon.tcp(daemon.token("instance:read")).fails(403, "Forbidden", "GET", "/instances/box/exec")
+    daemon.tcp("nonsense").fails(401, "Unauthorized", "GET", "/instances/box/exec")
     daemon.api.create("exit 0", name="ended")
     daemon.api.wait("ended", "Stopped")
     assert refused("/instances/ended/exec") == 409
