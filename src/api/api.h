@@ -32,6 +32,7 @@ struct api_limits {
     uint64_t max_memory_bytes; /* of one instance, base and hotplug together */
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
+    int64_t exec_grace_ms; /* SIGTERM to SIGKILL, for a command whose client has left */
     int64_t delete_grace_ms;
 };
 

@@ -27,11 +27,19 @@ void api_instances_fork(struct call *c);
 /* api/events.c */
 void api_events(struct call *c);
 
+/* api/stats.c */
+void api_instances_stats(struct call *c);
+
 /* api/wait.c */
 void api_instances_wait(struct call *c);
 
 /* api/logs.c */
 void api_instances_logs(struct call *c);
+
+/* api/exec.c, api/cp.c, api/stat.c */
+void api_instances_exec(struct call *c);
+void api_instances_cp(struct call *c);
+void api_instances_stat(struct call *c);
 
 /* api/images.c */
 void api_images_list(struct call *c);

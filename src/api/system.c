@@ -101,7 +101,7 @@ static void put_network(struct jout *j, const struct net *net)
 void api_capabilities(struct call *c)
 {
     static const char *const platforms[] = {"linux/amd64", NULL};
-    static const char *const features[] = {"instances", "images", "logs", NULL};
+    static const char *const features[] = {"instances", "images", "exec", "logs", NULL};
     struct buf json = BUF(64 * 1024);
     struct jout j = JOUT(&json);
 

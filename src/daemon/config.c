@@ -70,6 +70,7 @@ static const struct setting {
     {"network.open_firewalls", SWITCH, offsetof(struct config, open_firewalls), NULL, "false"},
     {"network.ready_slots", NUMBER, offsetof(struct config, ready_slots), NULL, "16"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
+    {"instances.exec_kill_grace", DURATION, offsetof(struct config, exec_grace_ms), NULL, "10s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
     {"unresponsive", POLICY, offsetof(struct config, kill_after_ms), NULL, "report"},
 };

@@ -36,6 +36,7 @@ struct config {
     uint64_t max_memory_bytes;
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
+    int64_t exec_grace_ms;
     int64_t delete_grace_ms;
     bool network_enabled;
     char *subnet;         /* of the guests' outer addresses */

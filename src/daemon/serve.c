@@ -353,6 +353,7 @@ static void set_up_api(struct daemon *d)
                 .max_memory_bytes = d->config.max_memory_bytes,
                 .max_overlay_bytes = d->config.max_overlay_bytes,
                 .stop_grace_ms = d->config.stop_grace_ms,
+                .exec_grace_ms = d->config.exec_grace_ms,
                 .delete_grace_ms = d->config.delete_grace_ms,
             },
     };

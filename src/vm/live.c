@@ -18,6 +18,7 @@
 #include "net/net.h"
 #include "vm/agent.h"
 #include "vm/exit_note.h"
+#include "vm/guest_mux.h"
 #include "vm/log_limit.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
@@ -42,6 +43,7 @@ struct vm_live {
     bool is_asked; /* one waits for that */
     struct question question;
     struct agent *agent;
+    struct guest *guest;
     struct timer greeting; /* looks for it; after a restore only */
     unsigned greetings;    /* so many were tried */
     int64_t freezes;       /* so many were asked for: the serial of the last */
@@ -55,6 +57,11 @@ struct vm_live {
     bool reported; /* the agent told how the workload ended */
     struct exit_record report;
 };
+
+struct guest *live_guest(const struct instance *row)
+{
+    return row->live ? row->live->guest : NULL;
+}
 
 static void tell_frozen(struct vm_live *live, uint64_t how)
 {
@@ -149,11 +156,48 @@ static void agent_frozen(void *owner, int64_t serial, bool frozen, const char *m
     tell_frozen(live, frozen ? 1 : 2);
 }
 
-static void agent_lost(void *owner, const struct err *why)
+static void agent_greeted(void *owner, int64_t version)
 {
     struct vm_live *live = owner;
 
+    guest_greeted(live->guest, live->agent, version);
+}
+
+static int agent_frame(void *owner, const struct frame *f, struct err *e)
+{
+    struct vm_live *live = owner;
+
+    return guest_frame(live->guest, f, e);
+}
+
+static void agent_drained(void *owner)
+{
+    struct vm_live *live = owner;
+
+    guest_drained(live->guest);
+}
+
+/* What is told to whoever had work in the guest. */
+static struct err end_of_work(const struct instance *row)
+{
+    struct err e = {0};
+
+    if (row->holder)
+        err_set(&e, ERR_BAD_STATE, "ended by the instance's %s", row->holder->verb->name);
+    else if (vm_state_has_process(row->run.state))
+        err_set(&e, ERR_BAD_STATE, "the connection to the guest's agent ended");
+    else
+        err_set(&e, ERR_BAD_STATE, "the instance is %s", vm_state_name(row->run.state));
+    return e;
+}
+
+static void agent_lost(void *owner, const struct err *why)
+{
+    struct vm_live *live = owner;
+    struct err e = end_of_work(live->row);
+
     log_debug("instance %s: %s", live->row->id, why->msg);
+    guest_lost(live->guest, &e);
     tell_frozen(live, 2);
     agent_close(live->agent);
     live->agent = NULL;
@@ -162,6 +206,9 @@ static void agent_lost(void *owner, const struct err *why)
 static const struct agent_events from_agent = {
     .started = agent_started,
     .exited = agent_exited,
+    .greeted = agent_greeted,
+    .frame = agent_frame,
+    .drained = agent_drained,
     .frozen = agent_frozen,
     .lost = agent_lost,
 };
@@ -411,6 +458,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     live->slot = slot;
     live->frozen_fd = -1;
     live->exit_watch.fn = process_ended;
+    live->guest = guest_new(w->loop);
     row->live = live;
     if (loop_watch(w->loop, &live->exit_watch, pidfd, EPOLLIN, &e) < 0) {
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
@@ -428,12 +476,15 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
 void live_detach(struct vm_world *w, struct instance *row)
 {
     struct vm_live *live = row->live;
+    struct err e;
 
     if (!live)
         return;
     if (row->question)
         prober_remove(&w->prober, row->question);
     row->live = NULL;
+    e = end_of_work(row);
+    guest_free(live->guest, &e);
     if (live->exit_watch.fd > 0 && !live->exited)
         loop_unwatch(w->loop, &live->exit_watch);
     loop_timer_stop(w->loop, &live->greeting);

@@ -19,6 +19,7 @@
 
 #include "vm/world.h"
 
+struct guest;
 struct net_slot;
 
 /*
@@ -59,3 +60,5 @@ void live_kill_silent(struct instance *row); /* by the policy for those that do 
 
 /* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
 void live_ask_shutdown(const struct instance *row, int64_t grace_ms);
+
+struct guest *live_guest(const struct instance *row); /* its streams; NULL without a process */

@@ -107,7 +107,7 @@ static void a_microvm_gets_these_arguments(void **state)
     assert_pair(
         &a, "-machine", "microvm,memory-backend=ram0,dump-guest-core=off,suppress-vmdesc=on");
     assert_pair(&a, "-accel", "tcg,tb-size=64");
-    assert_pair(&a, "-cpu", "max");
+    assert_pair(&a, "-cpu", "max,erms=off,fsrm=off");
     assert_pair(&a, "-smp", "2");
     assert_pair(&a, "-m", "268435456B");
     assert_pair(&a,
