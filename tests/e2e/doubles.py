@@ -29,10 +29,11 @@ class Doubles:
         temporary.rename(self.moods / name)
 
 
-def serve(root, rootfs, settings=None):
-    """A daemon on doubles, with the test image; the doubles are its attribute."""
+def serve(root, rootfs, settings_in=lambda ns: {}):
+    """A daemon on doubles, with the test image; the doubles are its attribute. Settings may need its namespace."""
     doubles = Doubles(root / "doubles")
-    daemon = harness.Daemon(root, settings={**doubles.settings(), **(settings or {})})
+    daemon = harness.Daemon(root, settings=doubles.settings())
+    daemon.environment.update(settings_in(daemon.ns))
     daemon.doubles = doubles
     try:
         daemon.start()

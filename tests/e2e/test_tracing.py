@@ -36,11 +36,13 @@ class Collector:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.handler, self.server = Handler, None
+
+    def settings_in(self, ns):
+        """Listens where the daemon is, which is in a network namespace of its own."""
+        self.server = ns.inside(lambda: http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler))
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def settings(self):
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
             "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=a%20b,x-other=1",
@@ -63,7 +65,7 @@ def collector(request):
 
 @pytest.mark.core
 def test_traces_reach_a_collector(tmp_path, rootfs, collector):
-    for daemon in doubles.serve(tmp_path, rootfs, collector.settings()):
+    for daemon in doubles.serve(tmp_path, rootfs, collector.settings_in):
         vm = doubles.create(daemon, "traced")
         daemon.api.get("/instances")
         names, by_name = set(), {}
@@ -88,7 +90,7 @@ def test_traces_reach_a_collector(tmp_path, rootfs, collector):
 
 @pytest.mark.parametrize("collector", [True], indirect=True, ids=["deaf"])
 def test_a_deaf_collector_delays_nobody_and_what_is_dropped_is_counted(tmp_path, rootfs, collector):
-    for daemon in doubles.serve(tmp_path, rootfs, collector.settings()):
+    for daemon in doubles.serve(tmp_path, rootfs, collector.settings_in):
         for _ in range(700):  # more than the queue holds
             daemon.api.get("/instances")
         counts = daemon.api.request("GET", "/debug/traces").headers

@@ -145,7 +145,7 @@ def test_a_killed_vmm_is_stopped_with_the_signal_as_the_reason(daemon, api, made
 
 @pytest.mark.core
 def test_the_policy_kills_what_stays_silent_though_nobody_reads(tmp_path, rootfs):
-    for daemon in doubles.serve(tmp_path, rootfs, {"UNRESPONSIVE": "kill-after 2s"}):
+    for daemon in doubles.serve(tmp_path, rootfs, lambda ns: {"UNRESPONSIVE": "kill-after 2s"}):
         vm = doubles.create(daemon, "doomed")
         kept = doubles.create(daemon, "kept")
         pid = daemon.vm_pid(vm["id"])
