@@ -48,7 +48,7 @@ static int sync_disk(int dir_fd, struct err *e)
 static int save_files(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                       uint64_t incarnation, int snapshot_fd, struct err *e)
 {
-    return vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0
+    return vmm_save(op, vm, &(struct vmm_save){snapshot_fd, -1}, e) < 0
                ? -1
                : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
 }

@@ -9,7 +9,10 @@
 
 struct vmm_host_settings {
     enum accel_choice accel;
-    const char *qemu; /* path of the binary; NULL: where distributions put it */
+    const char *qemu;        /* path of the binary; NULL: where distributions put it */
+    const char *firecracker; /* the same */
+    bool firecracker_metrics;
+    enum socket_readiness socket_readiness;
     const char *kernel;
     const char *kernel_version; /* NULL: not known */
     const char *initramfs;

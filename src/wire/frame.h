@@ -35,6 +35,7 @@ enum {
     FRAME_HEADER = 12,
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
+    WIRE_VSOCK_PORT = 2222, /* where the agent listens in a VM that has a vsock device */
     WIRE_NONCE_LEN = 32,
 };
 
