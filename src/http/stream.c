@@ -48,6 +48,17 @@ static void take(struct http_stream *stream, char *out, size_t n)
         buf_reset(&stream->buf);
 }
 
+/*
+ * Never END_WITH_ERROR: the library (0.9.75, with epoll) then closes a connection and
+ * forgets it. The socket of such a connection is cut, so the client cannot take this
+ * for the end of the stream: the library fails to send, and cleans up.
+ */
+static ssize_t broken_off(struct http_request *req)
+{
+    conn_cut(req);
+    return MHD_CONTENT_READER_END_OF_STREAM;
+}
+
 /* The library asks for more to send. */
 static ssize_t on_read(void *cls, uint64_t pos, char *out, size_t max)
 {
@@ -57,14 +68,14 @@ static ssize_t on_read(void *cls, uint64_t pos, char *out, size_t max)
 
     (void)pos;
     if (!stream)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
+        return broken_off(req);
     n = n_buffered(stream) < max ? n_buffered(stream) : max;
     if (n > 0)
         take(stream, out, n);
     else if (stream->is_closed)
         return MHD_CONTENT_READER_END_OF_STREAM;
     else if (req->server->is_dying)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
+        return broken_off(req);
     else
         conn_suspend(req);
 

@@ -294,6 +294,13 @@ static void ask_open(struct fixture *f)
     number = (int)http_server_open(f->server);
 }
 
+static void ask_connections(struct fixture *f)
+{
+    number = 0;
+    for (struct list *i = f->server->requests.next; i != &f->server->requests; i = i->next)
+        number++;
+}
+
 static void ask_drained(struct fixture *f)
 {
     number = f->n_drained;
@@ -991,6 +998,29 @@ static void a_stream_learns_that_its_client_is_gone(void **state)
     assert_null(f->stream);
 }
 
+/* The library looks for connections that have ended from the longest idle one on, and stops at
+ * the first that lives. */
+static void leave_events_behind_an_idle_client(struct fixture *f)
+{
+    auto_close int idle = connect_to(f, true);
+    auto_close int fd = -1;
+    auto_buf struct buf b = BUF(1 << 20);
+
+    CHECK(put(idle, GET("/hello")) && take_answer(idle, &b));
+    for (int i = 0; i < 2; i++) {
+        buf_reset(&b);
+        fd = connect_to(f, i == 0);
+        CHECK(put(fd, GET("/events")) && take_until(fd, &b, "\r\n\r\n"));
+        close(take_fd(&fd));
+        CHECK(becomes(f, ask_gone, i + 1) && becomes(f, ask_connections, 1));
+    }
+}
+
+static void the_connection_of_a_stream_ends_with_its_client(void **state)
+{
+    run(*state, leave_events_behind_an_idle_client);
+}
+
 static void stop_server(struct fixture *f)
 {
     http_server_stop(f->server);
@@ -1296,6 +1326,7 @@ int main(void)
         server_test(an_old_client_gets_a_stream_without_chunks),
         server_test(a_stream_that_is_not_read_refuses_writes_until_it_is),
         server_test(a_stream_learns_that_its_client_is_gone),
+        server_test(the_connection_of_a_stream_ends_with_its_client),
         server_test(stop_lets_what_was_begun_end),
         server_test(free_ends_what_is_left),
         server_test(five_hundred_clients_are_served),
