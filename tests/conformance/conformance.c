@@ -172,7 +172,7 @@ static void a_running_guest_is_not_saved(void **state)
 {
     struct op op = within(20000);
     struct err e = {0};
-    struct vmm_save save = {.base_memory_fd = -1};
+    struct vmm_save save = {0};
     struct rig r;
 
     (void)state;

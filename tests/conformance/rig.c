@@ -231,7 +231,7 @@ uint32_t sleep_vm(struct rig *r, int base_memory_fd)
 {
     struct op op = within(60000);
     struct err e = {0};
-    struct vmm_save save = {.base_memory_fd = base_memory_fd};
+    struct vmm_save save = {.is_difference = base_memory_fd >= 0, .base_memory_fd = base_memory_fd};
 
     pause_vm(r);
     assert_int_equal(mkdirat(r->dir_fd, "snapshot.new", 0750), 0);

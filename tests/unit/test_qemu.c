@@ -513,7 +513,7 @@ static uint32_t sleep_vm(struct rig *r)
 {
     struct op op = within(20000);
     struct err e = {0};
-    struct vmm_save save = {.base_memory_fd = -1};
+    struct vmm_save save = {0};
     uint32_t count;
 
     assert_int_equal(vmm_pause(&op, &r->vm, &e), 0);
@@ -634,7 +634,7 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     struct op op = within(20000);
     struct err e = {0};
     struct rig r;
-    struct vmm_save save = {.base_memory_fd = -1};
+    struct vmm_save save = {0};
 
     (void)state;
     if (is_missing())
