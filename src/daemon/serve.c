@@ -242,7 +242,7 @@ static int open_state(struct daemon *d, struct err *e)
 
     d->store = store_open(d->data.fd, e);
     d->loop = d->store ? loop_new(e) : NULL;
-    d->files = d->loop ? fswatcher_new(d->loop, e) : NULL;
+    d->files = d->loop ? fswatcher_of(d->loop, e) : NULL;
     if (!d->files)
         return -1;
     d->images = catalog_new(image_is_unused, d);
@@ -382,7 +382,6 @@ static void tear_down(struct daemon *d)
         catalog_free(d->images);
     if (d->loop)
         loop_drain(d->loop);
-    fswatcher_free(d->files);
     loop_free(d->loop);
     cleanup_close(&d->signal_fd);
     buf_free(&d->secret);

@@ -11,11 +11,7 @@
 
 #include "base/jout.h"
 #include "base/parse.h"
-
-enum {
-    REFILL_MS = 100,
-    PARTS_A_SECOND = 1000 / REFILL_MS,
-};
+#include "vmm/limiter.h"
 
 /* The rest of a machine has no other clock, and what stands behind i8042 is a way to say "reset".
  */
@@ -50,27 +46,6 @@ bool firecracker_has(const struct vmm_host *host, unsigned minor)
     struct firecracker_version v = firecracker_version(host);
 
     return v.major > 1 || (v.major == 1 && v.minor >= minor);
-}
-
-/* A tenth of it every tenth of a second: a bucket of a whole second would come in bursts. */
-static void put_bucket(struct jout *j, const char *name, uint64_t rate)
-{
-    if (rate == 0)
-        return;
-    jout_open(j, name, '{');
-    jout_int(j, "size", (int64_t)(rate < PARTS_A_SECOND ? 1 : rate / PARTS_A_SECOND));
-    jout_int(j, "refill_time", REFILL_MS);
-    jout_close(j, '}');
-}
-
-static void put_limiter(struct jout *j, const char *name, uint64_t bytes, uint64_t requests)
-{
-    if (bytes == 0 && requests == 0)
-        return;
-    jout_open(j, name, '{');
-    put_bucket(j, "bandwidth", bytes);
-    put_bucket(j, "ops", requests);
-    jout_close(j, '}');
 }
 
 void firecracker_machine(struct buf *out, const struct vmm_boot *boot)
@@ -108,7 +83,7 @@ void firecracker_drive(struct buf *out, const char *id, const char *file, bool i
     jout_bool(&j, "is_root_device", false);
     jout_bool(&j, "is_read_only", is_read_only);
     jout_str(&j, "cache_type", "Writeback");
-    put_limiter(&j, "rate_limiter", rates->disk_bytes, rates->disk_requests);
+    limiter_put(&j, "rate_limiter", rates->disk_bytes, rates->disk_requests);
     jout_close(&j, '}');
 }
 
@@ -120,8 +95,8 @@ void firecracker_nic(struct buf *out, const struct vmm_boot *boot)
     jout_str(&j, "iface_id", FIRECRACKER_NIC);
     jout_str(&j, "host_dev_name", boot->tap_name);
     jout_str(&j, "guest_mac", VMM_GUEST_MAC);
-    put_limiter(&j, "rx_rate_limiter", boot->rates.net_in_bytes, 0);
-    put_limiter(&j, "tx_rate_limiter", boot->rates.net_out_bytes, 0);
+    limiter_put(&j, "rx_rate_limiter", boot->rates.net_in_bytes, 0);
+    limiter_put(&j, "tx_rate_limiter", boot->rates.net_out_bytes, 0);
     jout_close(&j, '}');
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -17,17 +18,6 @@
 #include "loop/proc.h"
 
 enum { TSC_SAMPLE_MS = 20, TSC_TRIES = 16 };
-
-enum { N_PLACES = 2 };
-
-static const char *const qemu_places[N_PLACES] = {
-    "/usr/bin/qemu-system-x86_64",
-    "/usr/local/bin/qemu-system-x86_64",
-};
-static const char *const firecracker_places[N_PLACES] = {
-    "/usr/bin/firecracker",
-    "/usr/local/bin/firecracker",
-};
 
 static int64_t monotonic_ns(void)
 {
@@ -83,15 +73,24 @@ static int set_text(char *out, size_t size, const char *text, struct err *e)
 
 #define SET_TEXT(array, text, e) set_text((array), sizeof(array), (text), (e))
 
-static const char *find_program(const char *wanted, const char *const places[N_PLACES])
+/* The first of that name on PATH, or the one that is wanted; "" when it is not there. */
+static int find_program(char out[256], const char *wanted, const char *name, struct err *e)
 {
+    const char *path = getenv("PATH");
+
+    out[0] = '\0';
     if (wanted)
-        return access(wanted, X_OK) == 0 ? wanted : NULL;
-    for (size_t i = 0; i < N_PLACES; i++) {
-        if (access(places[i], X_OK) == 0)
-            return places[i];
+        return access(wanted, X_OK) == 0 ? set_text(out, 256, wanted, e) : 0;
+    for (const char *at = path ? path : "/usr/bin:/usr/local/bin"; *at;) {
+        size_t len = strcspn(at, ":");
+        int n = snprintf(out, 256, "%.*s/%s", (int)len, at, name);
+
+        if (*at == '/' && n < 256 && access(out, X_OK) == 0)
+            return 0;
+        at += len + (at[len] == ':');
     }
-    return NULL;
+    out[0] = '\0';
+    return 0;
 }
 
 static int ask_program(const struct op *op, const char *program, const char *const question[2],
@@ -191,6 +190,27 @@ static int probe_firecracker(const struct op *op, struct vmm_host *out, struct e
     return 0;
 }
 
+static int probe_cloud_hypervisor(const struct op *op, struct vmm_host *out, struct err *e)
+{
+    auto_buf struct buf version = BUF(4096);
+    struct err why = {0};
+
+    if (out->cloud_hypervisor[0] == '\0')
+        return 0;
+    if (ask_program(
+            op, out->cloud_hypervisor, (const char *const[2]){"--version"}, &version, &why) == 0) {
+        take_word(&version,
+                  "cloud-hypervisor v",
+                  out->cloud_hypervisor_version,
+                  sizeof(out->cloud_hypervisor_version));
+        return 0;
+    }
+    if (why.code == ERR_CANCELLED)
+        return err_set(e, why.code, "%s", why.msg);
+    out->cloud_hypervisor[0] = '\0';
+    return 0;
+}
+
 static void take_cpu(struct vmm_host *out)
 {
     unsigned a, b, c, d;
@@ -226,13 +246,15 @@ int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings
     if (SET_TEXT(host.kernel, settings->kernel, e) < 0 ||
         SET_TEXT(host.kernel_version, settings->kernel_version, e) < 0 ||
         SET_TEXT(host.initramfs, settings->initramfs, e) < 0 ||
-        SET_TEXT(host.qemu, find_program(settings->qemu, qemu_places), e) < 0 ||
-        SET_TEXT(host.firecracker, find_program(settings->firecracker, firecracker_places), e) < 0)
+        find_program(host.qemu, settings->qemu, "qemu-system-x86_64", e) < 0 ||
+        find_program(host.firecracker, settings->firecracker, "firecracker", e) < 0 ||
+        find_program(host.cloud_hypervisor, settings->cloud_hypervisor, "cloud-hypervisor", e) < 0)
         return -1;
 
     /* The TSC is measured over the time that the rest takes, and a little more. */
     if (accel_decide(op, settings->accel, &host, e) < 0 || probe_qemu(op, &host, e) < 0 ||
-        probe_firecracker(op, &host, e) < 0 || op_sleep(op, TSC_SAMPLE_MS, e) < 0)
+        probe_firecracker(op, &host, e) < 0 || probe_cloud_hypervisor(op, &host, e) < 0 ||
+        op_sleep(op, TSC_SAMPLE_MS, e) < 0)
         return err_wrap(e, "look at this host");
     host.tsc_khz = tsc_khz_since(&start);
     host.kvm_tells_real_time = host.accel == VMM_KVM && kvm_tells_real_time();

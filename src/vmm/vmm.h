@@ -36,8 +36,9 @@
 #define VMM_IMAGE "rootfs.img"          /* hard link to the image's read-only disk */
 #define VMM_OVERLAY "overlay.raw"       /* the instance's writable disk */
 #define VMM_CONFIG_DISK "config.raw"
-#define VMM_SERIAL_LOG "app.log" /* what the guest's console printed */
-#define VMM_VMM_LOG "vmm.log"    /* what the VMM itself printed */
+#define VMM_SERIAL_LOG "app.log"     /* what the guest's console printed */
+#define VMM_VMM_LOG "vmm.log"        /* what the VMM itself printed */
+#define VMM_EVENTS_LOG "events.json" /* what happened, as a VMM that writes a file tells it */
 #define VMM_METRICS "metrics.json"
 
 #define VMM_GUEST_MAC "02:00:00:00:00:02" /* every guest's; see design.md 2.4 */
@@ -60,12 +61,14 @@ struct vmm_host {
     char microvm_firmware[256]; /* qboot.rom; empty when QEMU comes without it */
     char qemu[256];             /* absolute path of the binary; empty when there is none */
     char qemu_version[64];
-    char firecracker[256];         /* absolute path of the binary; empty when there is none */
-    char firecracker_version[64];  /* "1.16.1" */
-    char firecracker_snapshot[32]; /* the format it writes and reads: "v10.0.0" */
-    bool firecracker_metrics;      /* by setting: it writes VMM_METRICS every minute */
-    char cpu[80];                  /* vendor and signature */
-    bool kvm_tells_real_time;      /* KVM_CLOCK_REALTIME: a guest's clock can be set at a load */
+    char firecracker[256];             /* absolute path of the binary; empty when there is none */
+    char firecracker_version[64];      /* "1.16.1" */
+    char firecracker_snapshot[32];     /* the format it writes and reads: "v10.0.0" */
+    bool firecracker_metrics;          /* by setting: it writes VMM_METRICS every minute */
+    char cloud_hypervisor[256];        /* absolute path of the binary; empty when there is none */
+    char cloud_hypervisor_version[64]; /* "53.0.0" */
+    char cpu[80];                      /* vendor and signature */
+    bool kvm_tells_real_time; /* KVM_CLOCK_REALTIME: a guest's clock can be set at a load */
     enum socket_readiness socket_readiness; /* of VMMs that make their own socket */
 };
 

@@ -138,9 +138,11 @@ static void a_start_that_fails_says_why_and_leaves_nothing(void **state)
     bad = subject.host;
     (void)snprintf(bad.qemu, sizeof(bad.qemu), "/nowhere/vmm");
     (void)snprintf(bad.firecracker, sizeof(bad.firecracker), "/nowhere/vmm");
+    (void)snprintf(bad.cloud_hypervisor, sizeof(bad.cloud_hypervisor), "/nowhere/vmm");
     expect_no_boot(&r, &b, "run /nowhere/vmm: No such file");
     (void)snprintf(bad.qemu, sizeof(bad.qemu), "/bin/true");
     (void)snprintf(bad.firecracker, sizeof(bad.firecracker), "/bin/true");
+    (void)snprintf(bad.cloud_hypervisor, sizeof(bad.cloud_hypervisor), "/bin/true");
     expect_no_boot(&r, &b, "ended with status 0");
     bad = subject.host;
     use_kernel("tiny");
@@ -673,6 +675,9 @@ static const struct candidate {
     {"double-1.16", "firecracker", "1.16.1"},
     {"double-1.12", "firecracker", "1.12.1"},
     {"firecracker", "firecracker", NULL},
+    {"double-53", "cloud-hypervisor", "53.0.0"},
+    {"double-48", "cloud-hypervisor", "48.0.0"},
+    {"cloud-hypervisor", "cloud-hypervisor", NULL},
     {"qemu-microvm", "qemu-microvm", NULL},
     {"qemu", "qemu", NULL},
 };
@@ -688,17 +693,23 @@ static const struct candidate *find_candidate(const char *name)
 
 static int choose(const struct candidate *c)
 {
-    struct vmm_host_settings settings = {.firecracker = getenv("HYPEMAN_TEST_FIRECRACKER")};
+    struct vmm_host_settings settings = {
+        .firecracker = getenv("HYPEMAN_TEST_FIRECRACKER"),
+        .cloud_hypervisor = getenv("HYPEMAN_TEST_CLOUD_HYPERVISOR"),
+    };
     struct op op = within(20000);
     struct err e = {0};
 
     subject.driver = vmm_find(c->driver);
     subject.is_firecracker = strcmp(c->driver, "firecracker") == 0;
     subject.is_double = c->version != NULL;
-    settings.accel = subject.is_firecracker ? ACCEL_KVM : ACCEL_TCG;
+    subject.is_cloud_hypervisor = strcmp(c->driver, "cloud-hypervisor") == 0;
+    settings.accel =
+        subject.is_firecracker || subject.is_cloud_hypervisor ? ACCEL_KVM : ACCEL_TCG;
     if (subject.is_double) {
         setenv("HYPEMAN_DOUBLE_VERSION", c->version, 1);
         settings.firecracker = DOUBLES "/firecracker";
+        settings.cloud_hypervisor = DOUBLES "/cloud-hypervisor";
     }
     if (vmm_host_probe(&op, &settings, &subject.host, &e) < 0 ||
         subject.driver->available(&subject.host, &e) < 0) {

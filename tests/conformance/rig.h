@@ -18,6 +18,7 @@ struct subject {
     const struct vmm_driver *driver;
     struct vmm_host host;
     bool is_firecracker;
+    bool is_cloud_hypervisor;
     bool is_double;
 };
 extern struct subject subject;
