@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include <yaml.h>
@@ -16,7 +17,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum kind { TEXT, NUMBER, SIZE, DURATION };
+enum kind { TEXT, NUMBER, SIZE, DURATION, FLAG };
 
 static const struct setting {
     const char *key;
@@ -39,6 +40,32 @@ static const struct setting {
      ""},
     {"hypervisor.acceleration", TEXT, offsetof(struct config, acceleration), NULL, "auto"},
     {"hypervisor.qemu_binary_path", TEXT, offsetof(struct config, qemu), NULL, ""},
+    {"hypervisor.firecracker_binary_path", TEXT, offsetof(struct config, firecracker), NULL, ""},
+    {"hypervisor.firecracker_metrics",
+     FLAG,
+     offsetof(struct config, firecracker_metrics),
+     NULL,
+     "false"},
+    {"hypervisor.firecracker_max_concurrent_restores",
+     NUMBER,
+     offsetof(struct config, firecracker_restores),
+     NULL,
+     "32"},
+    {"hypervisor.firecracker_restore_resume_on_load",
+     FLAG,
+     offsetof(struct config, resume_in_load),
+     "HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD",
+     "true"},
+    {"hypervisor.restore_deep_trace",
+     FLAG,
+     offsetof(struct config, deep_trace),
+     "HYPEMAN_RESTORE_DEEP_TRACE",
+     "false"},
+    {"hypervisor.socket_readiness",
+     TEXT,
+     offsetof(struct config, socket_readiness),
+     NULL,
+     "inotify"},
     {"guest.kernel", TEXT, offsetof(struct config, kernel), NULL, ""},
     {"guest.initramfs", TEXT, offsetof(struct config, initramfs), NULL, ""},
     {"limits.max_vcpus_per_instance",
@@ -61,6 +88,19 @@ static const struct setting {
 };
 enum { N_SETTINGS = sizeof(settings) / sizeof(settings[0]) };
 
+static bool parse_flag(const char *value, bool *out)
+{
+    static const char *const words[] = {"0", "1", "false", "true", "no", "yes", "off", "on"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcasecmp(words[i], value) == 0) {
+            *out = i % 2 == 1;
+            return true;
+        }
+    }
+    return false;
+}
+
 static int assign(struct config *c, const struct setting *s, const char *value, struct err *e)
 {
     char *at = (char *)c + s->offset;
@@ -78,6 +118,9 @@ static int assign(struct config *c, const struct setting *s, const char *value, 
         break;
     case SIZE:
         good = parse_size(value, (uint64_t *)(void *)at);
+        break;
+    case FLAG:
+        good = parse_flag(value, (bool *)(void *)at);
         break;
     case DURATION:
         good = parse_duration_ms(value, (int64_t *)(void *)at);

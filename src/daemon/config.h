@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -28,6 +29,12 @@ struct config {
     char *default_hypervisor; /* empty: the best that this host can run */
     char *acceleration;       /* auto, kvm, tcg */
     char *qemu;               /* empty: found on PATH */
+    char *firecracker;        /* likewise */
+    bool firecracker_metrics;
+    uint64_t firecracker_restores; /* at once */
+    bool resume_in_load;
+    bool deep_trace;        /* keeps the resume apart, so that it can be measured */
+    char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */
     char *kernel;             /* empty: the installed one */
     char *initramfs;
     uint64_t max_vcpus;

@@ -159,6 +159,25 @@ static char *guest_file(const char *configured, const char *name)
     return mem_printf("%s/%s", HYPEMAN_GUEST_DIR, name);
 }
 
+static enum socket_readiness readiness_of(const char *word)
+{
+    return strcmp(word, "poll1") == 0    ? SOCKET_BY_POLL_1MS
+           : strcmp(word, "poll50") == 0 ? SOCKET_BY_POLL_50MS
+                                         : SOCKET_BY_EVENT;
+}
+
+/* Whether a load resumes, and why not, once. */
+static bool resume_in_load(const struct config *c)
+{
+    if (!c->resume_in_load)
+        log_info("Firecracker's guests are resumed after the load, not in it, as "
+                 "HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD says");
+    else if (c->deep_trace)
+        log_info("Firecracker's guests are resumed after the load, so that the resume can be "
+                 "measured, as HYPEMAN_RESTORE_DEEP_TRACE says");
+    return c->resume_in_load && !c->deep_trace;
+}
+
 static int probe_host(struct daemon *d, struct err *e)
 {
     struct op op = {clock_ms() + PROBE_MS, -1};
@@ -170,6 +189,9 @@ static int probe_host(struct daemon *d, struct err *e)
                  : strcmp(accel, "tcg") == 0 ? ACCEL_TCG
                                              : ACCEL_AUTO,
         .qemu = *d->config.qemu ? d->config.qemu : NULL,
+        .firecracker = *d->config.firecracker ? d->config.firecracker : NULL,
+        .firecracker_metrics = d->config.firecracker_metrics,
+        .socket_readiness = readiness_of(d->config.socket_readiness),
         .kernel = kernel,
         .initramfs = initramfs,
     };
@@ -237,7 +259,11 @@ static bool digest_is_used(void *arg, const char *digest)
 
 static int open_state(struct daemon *d, struct err *e)
 {
-    struct vm_env env = {.host = &d->host};
+    struct vm_env env = {
+        .host = &d->host,
+        .resume_in_load = resume_in_load(&d->config),
+        .firecracker_restores = (unsigned)d->config.firecracker_restores,
+    };
     struct adopt_report report;
 
     d->store = store_open(d->data.fd, e);

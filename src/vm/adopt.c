@@ -103,21 +103,39 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
 
 /*
  * The process of a standby or restore that a crash cut short may still be paused.
- * What is left of the snapshot says so; the VM runs on, and the snapshot goes.
+ * What is left of the snapshot says so; the VM runs on, and the snapshot goes. False:
+ * it had not come so far as to have a VM, and was ended.
  */
-static void run_on(const struct instance *row, int dir_fd, int pidfd)
+static bool run_on(const struct instance *row, int dir_fd, int pidfd)
 {
     struct op op = {clock_ms() + RESUME_MS, -1};
+    struct op last_moment = {clock_ms() + 2 * RESUME_MS, -1};
     struct vmm_handle vm = {row->spec->driver, row->spec->name, dir_fd, pidfd};
     struct err e = {0};
 
     if (!snapshot_is_there(dir_fd))
-        return;
+        return true;
     log_info("instance %s (%s) was on its way into or out of standby; it runs on",
              row->id,
              row->spec->name);
-    if (vmm_resume(&op, &vm, &e) < 0 || snapshot_remove(dir_fd, &e) < 0)
+    if (vmm_resume(&op, &vm, &e) < 0) {
         log_warn("instance %s: %s", row->id, e.msg);
+        err_clear(&e);
+        return row->run.disk_stamp == 0 || proc_kill(&last_moment, pidfd, &e) < 0;
+    }
+    if (snapshot_remove(dir_fd, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+    return true;
+}
+
+/* Of a restore that was under way: nothing of it has touched the disk. */
+static bool has_not_woken(const struct vm_world *w, const struct instance *row, int dir_fd)
+{
+    struct err e = {0};
+
+    return row->run.disk_stamp != 0 && strcmp(row->run.boot_id, w->env.boot_id) == 0 &&
+           snapshot_disk_stamp(dir_fd) == row->run.disk_stamp &&
+           snapshot_find(dir_fd, row->run.incarnation - 1, &e) == 1;
 }
 
 /* The process is gone. If the snapshot it was to leave is whole, nothing is lost. */
@@ -125,7 +143,14 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
 {
     struct err e = {0};
 
-    if (dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1) {
+    bool has_slept = dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1;
+
+    if (!has_slept && dir_fd >= 0 && has_not_woken(a->w, row, dir_fd)) {
+        row->run.incarnation--;
+        has_slept = true;
+    }
+    row->run.disk_stamp = 0;
+    if (has_slept) {
         vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
         row->run.stopped_us = row->run.since_us;
         instance_changed(&a->w->table, row);
@@ -152,7 +177,11 @@ static void settle_row(struct adoption *a, struct instance *row)
         process_is_gone(a, row, dir_fd);
         return;
     }
-    run_on(row, dir_fd, pidfd);
+    if (!run_on(row, dir_fd, pidfd)) {
+        process_is_gone(a, row, dir_fd);
+        return;
+    }
+    row->run.disk_stamp = 0;
     live_attach(a->w, row, take_fd(&pidfd), dir_fd);
     a->report.adopted++;
 }

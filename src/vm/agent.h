@@ -24,17 +24,18 @@ struct agent_events {
     void (*lost)(void *owner, const struct err *why);
 };
 
-/* dir_fd is borrowed for the call; connecting does not wait, and neither does the greeting. */
 struct agent_identity {
     const char *id;       /* of the instance; borrowed for the call */
     const char *hostname; /* likewise */
 };
 
 /*
- * The first frame after the greeting tells the guest who and when it is (clock,
- * random seed, host name, machine-id): two guests of one snapshot must not be the same.
+ * fd is a connection to the guest, whatever it goes through; it is taken, also on
+ * failure. The greeting does not wait. The first frame after the greeting tells the guest who and
+ * when it is (clock, random seed, host name, machine-id): two guests of one snapshot must not be
+ * the same.
  */
-struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
+struct agent *agent_open(struct loop *loop, int connection_fd, const struct agent_identity *who,
                          const struct agent_events *events, void *owner, struct err *e);
 void agent_shutdown(struct agent *a, int64_t grace_ms);
 void agent_drain(struct agent *a); /* takes what has arrived */

@@ -301,7 +301,7 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
         return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, commit, e);
+                   : restore_wake(op, commit, true, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
     return commit(op, e);

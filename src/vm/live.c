@@ -14,10 +14,13 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "vm/agent.h"
+#include "vm/dial.h"
 #include "vm/exit_note.h"
 #include "vm/log_limit.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
+#include "vmm/sock.h"
+#include "wire/frame.h"
 
 struct vm_live {
     struct vm_world *world;
@@ -27,6 +30,7 @@ struct vm_live {
     struct watch exit_watch;
     struct vmm_monitor *monitor;
     struct agent *agent;
+    struct dial *dial; /* how the agent is reached where that may take several tries; else NULL */
     struct log_limit *logs;
     char *why_shutdown; /* the VMM's word for why the VM ended; NULL for none */
 
@@ -93,6 +97,8 @@ static void agent_lost(void *owner, const struct err *why)
     log_debug("instance %s: %s", live->row->id, why->msg);
     agent_close(live->agent);
     live->agent = NULL;
+    if (live->dial) /* a snapshot cuts a vsock's connections */
+        dial_begin(live->dial, WIRE_VSOCK_PORT);
 }
 
 static const struct agent_events from_agent = {
@@ -100,6 +106,40 @@ static const struct agent_events from_agent = {
     .exited = agent_exited,
     .lost = agent_lost,
 };
+
+static void agent_reached(void *owner, int fd)
+{
+    struct vm_live *live = owner;
+    const struct instance *row = live->row;
+    struct err e = {0};
+
+    live->agent = agent_open(live->world->loop,
+                             fd,
+                             &(struct agent_identity){row->id, row->spec->name},
+                             &from_agent,
+                             live,
+                             &e);
+    if (!live->agent)
+        log_debug("instance %s: %s", row->id, e.msg);
+}
+
+static void reach_agent(struct vm_live *live, int dir_fd)
+{
+    struct err e = {0};
+    int fd;
+
+    if (live->row->spec->driver->agent_by_vsock) {
+        live->dial = dial_new(live->world->loop, dir_fd, agent_reached, live, &e);
+        if (live->dial)
+            dial_begin(live->dial, WIRE_VSOCK_PORT);
+    } else {
+        fd = sock_connect(dir_fd, VMM_AGENT_SOCKET, &e);
+        if (fd >= 0)
+            agent_reached(live, fd);
+    }
+    if (e.code != ERR_NONE)
+        log_debug("instance %s: %s", live->row->id, e.msg);
+}
 
 static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_state to)
 {
@@ -169,12 +209,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    live->agent = agent_open(
-        w->loop, dir_fd, &(struct agent_identity){row->id, row->spec->name}, &from_agent, live, &e);
-    if (!live->agent) {
-        log_debug("instance %s: %s", row->id, e.msg);
-        err_clear(&e);
-    }
+    reach_agent(live, dir_fd);
     live->logs = log_limit_new(w, row->id, dir_fd);
     if (row->spec->driver->monitor)
         live->monitor = vmm_monitor_open(row->spec->driver, w->loop, dir_fd, on_monitor, live, &e);
@@ -192,6 +227,7 @@ void live_detach(struct vm_world *w, struct instance *row)
     if (live->exit_watch.fd > 0 && !live->exited)
         loop_unwatch(w->loop, &live->exit_watch);
     vmm_monitor_close(live->monitor);
+    dial_free(live->dial);
     agent_close(live->agent);
     log_limit_free(live->logs);
     close(live->pidfd);
@@ -202,13 +238,20 @@ void live_detach(struct vm_world *w, struct instance *row)
 /* What can be said of an end that the guest did not report. */
 static void describe_end(const struct vm_live *live, char *out, size_t size)
 {
+    const struct vmm_driver *driver = live->row->spec->driver;
+    const char *meaning = driver->exit_meaning ? driver->exit_meaning(live->exit.code) : NULL;
+
     if (live->why_shutdown && strcmp(live->why_shutdown, "guest-panic") == 0)
         (void)snprintf(out, size, "the guest's kernel panicked");
-    else if (live->exit.known && live->exit.code > 128)
+    else if (live->exit.known && live->exit.code > 128 && !meaning)
         (void)snprintf(out, size, "the VMM was ended by signal %d", live->exit.code - 128);
     else if (live->exit.known && live->exit.code != 0)
-        (void)snprintf(
-            out, size, "the VMM exited with status %d; see its log (source vmm)", live->exit.code);
+        (void)snprintf(out,
+                       size,
+                       "the VMM exited with status %d%s%s; see its log (source vmm)",
+                       live->exit.code,
+                       meaning ? ": " : "",
+                       meaning ? meaning : "");
     else
         (void)snprintf(out, size, "the VM ended without a report from the guest");
 }

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "vm/exit_note.h"
 #include "vm/live.h"
+#include "vm/restore.h"
 
 static void op_start(struct vm_op *op, struct instance *row);
 
@@ -234,10 +235,13 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->pidfd = live_dup_pidfd(row);
     op->job.run = op_run;
     op->job.done = op_done;
-    op->job.kind = op->verb->kind;
+    op->job.kind =
+        op->verb->kind == VM_JOB_RESTORE ? restore_job_kind(op->spec->driver) : op->verb->kind;
     op->job.timeout_ms = op->verb->timeout_ms;
     row->holder = op;
-    op->queued = span_begin(&op->trace, "queue");
+    op->queued = span_begin(
+        &op->trace,
+        op->job.kind == VM_JOB_RESTORE_FIRECRACKER ? "firecracker_restore_capacity_wait" : "queue");
     if (op->verb->begin)
         op->verb->begin(w, row, op);
     if (jobs_submit(w->jobs, &op->job, &op->err) < 0) {

@@ -31,6 +31,13 @@ int snapshot_finish(const struct vmm_handle *vm, const struct vmm_host *host, ui
                     int to_fd, struct err *e);
 int snapshot_sync(int dir_fd, struct err *e);
 
+/*
+ * When the writable disks were last written to, in ns. While it stands still no guest
+ * has run on from the snapshot, and it still fits its disk. Means nothing after a boot
+ * of the host: data may have reached the disk before the time did. 0: cannot be had.
+ */
+int64_t snapshot_disk_stamp(int dir_fd);
+
 /* Whether there is one, whole or half-made, of whichever incarnation. */
 bool snapshot_is_there(int dir_fd);
 

@@ -53,6 +53,8 @@ struct vm_run {
     struct proc_id proc;
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
+    int64_t disk_stamp; /* of a restore under way: snapshot_disk_stamp() before its guest ran */
+
     int64_t started_us; /* 0: never */
     int64_t stopped_us;
     bool exit_known; /* the workload's exit code is known; else only the message may be */

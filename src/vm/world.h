@@ -19,12 +19,13 @@
 
 /* Each kind of job has its own threads and queue (loop/jobs.h): a stop never waits for a start. */
 enum vm_job_kind {
-    VM_JOB_START,    /* create, start */
-    VM_JOB_STOP,     /* stop, delete, and undoing */
-    VM_JOB_SNAPSHOT, /* standby */
-    VM_JOB_RESTORE,  /* restore, fork */
-    VM_JOB_IMAGE,    /* import, and the removal of files (see image/import.h: one at a time) */
-    VM_JOB_NOTE,     /* beside the operations: exit records are read, memory is let go */
+    VM_JOB_START,               /* create, start */
+    VM_JOB_STOP,                /* stop, delete, and undoing */
+    VM_JOB_SNAPSHOT,            /* standby */
+    VM_JOB_RESTORE,             /* restore, fork */
+    VM_JOB_RESTORE_FIRECRACKER, /* the same; how many at once is a setting */
+    VM_JOB_IMAGE, /* import, and the removal of files (see image/import.h: one at a time) */
+    VM_JOB_NOTE,  /* beside the operations: exit records are read, memory is let go */
     N_VM_JOB_KINDS,
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
@@ -37,6 +38,8 @@ struct vm_env {
     const struct vmm_host *host;
     struct store *store;
     char boot_id[BOOT_ID_SIZE];
+    bool resume_in_load;           /* of VMMs that can; by setting */
+    unsigned firecracker_restores; /* at once; 0: the default */
 };
 
 struct catalog;

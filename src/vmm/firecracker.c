@@ -258,9 +258,16 @@ static int boot_guest(const struct op *op, struct start *s, struct err *e)
                : say(op, s, "PUT /actions", "{\"action_type\":\"InstanceStart\"}", e);
 }
 
-static int bring_up(const struct op *op, struct start *s, struct err *e)
+static int start_process(const struct op *op, struct start *s, const struct vmm_load *load,
+                         struct err *e)
 {
-    return open_logs(s, e) < 0 || spawn(s, e) < 0 ? -1 : connect_api(op, s, e);
+    auto_span span = op_span(op, "hypervisor.start_process");
+
+    if (open_logs(s, e) < 0 || spawn(s, e) < 0)
+        return -1;
+    if (load && load->started)
+        load->started(load->arg, &s->process);
+    return connect_api(op, s, e);
 }
 
 static struct vmm_process hand_over(struct start *s)
@@ -278,7 +285,7 @@ static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_pro
 {
     auto_start struct start s = nothing_yet(what);
 
-    if (bring_up(op, &s, e) < 0 || boot_guest(op, &s, e) < 0)
+    if (start_process(op, &s, NULL, e) < 0 || boot_guest(op, &s, e) < 0)
         return -1;
     *out = hand_over(&s);
     return 0;
@@ -288,7 +295,11 @@ static int load_guest(const struct op *op, struct start *s, const struct vmm_loa
                       struct err *e)
 {
     auto_buf struct buf body = BUF(BODY_MAX);
+    auto_span span = {0};
 
+    if (what->resume && what->about_to_run && what->about_to_run(what->arg, e) < 0)
+        return -1;
+    span = op_span(op, "restore_from_snapshot");
     firecracker_load_body(&body, what);
     return say(op, s, "PUT /snapshot/load", buf_str(&body), e);
 }
@@ -299,7 +310,7 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
 {
     auto_start struct start s = nothing_yet(&what->boot);
 
-    if (bring_up(op, &s, e) < 0 || load_guest(op, &s, what, e) < 0)
+    if (start_process(op, &s, what, e) < 0 || load_guest(op, &s, what, e) < 0)
         return -1;
     if (what->resume)
         log_info("%s: VM was resumed during snapshot load", what->boot.name);
@@ -365,6 +376,8 @@ const char *firecracker_exit_meaning(int code)
 const struct vmm_driver firecracker_driver = {
     .name = "firecracker",
     .binary = "firecracker",
+    .resumes_in_load = true,
+    .agent_by_vsock = true,
     .available = available,
     .identity = identity,
     .boot = boot,

@@ -126,11 +126,20 @@ struct vmm_load {
     struct vmm_boot boot;      /* as the VM was made; dir_fd holds snapshot/ */
     bool resume;               /* let the guest run as part of the load, if the driver can */
     const char *memory_socket; /* who serves the memory on demand (userfaultfd); NULL: the file */
+    /*
+     * Optional, for a load that resumes: the process is there; and the guest is about to
+     * run, which an error prevents. Both on the caller's thread; the second may block.
+     */
+    void (*started)(void *arg, const struct vmm_process *process);
+    int (*about_to_run)(void *arg, struct err *e);
+    void *arg;
 };
 
 struct vmm_driver {
     const char *name;   /* the API's word: "qemu-microvm" */
     const char *binary; /* the program's file name: "qemu-system-x86_64" */
+    bool resumes_in_load; /* so well that callers should ask for it */
+    bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 
     /* Start-up: -1 and why when this host cannot run it. */
     int (*available)(const struct vmm_host *host, struct err *why);

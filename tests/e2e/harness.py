@@ -236,8 +236,9 @@ class Background(threading.Thread):
 class Daemon:
     """hypeman serve on a directory. The TCP address that it got stands in run/listen below the data directory."""
 
-    def __init__(self, root, data=None):
+    def __init__(self, root, data=None, settings=None):
         self.root = pathlib.Path(root)
+        self.settings = settings or {}  # by the environment
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
@@ -255,6 +256,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.settings},
                 start_new_session=True,
             )
         until("the daemon answers", self._answers)

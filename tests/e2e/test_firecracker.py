@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firecracker by its double: what the daemon makes of it, asleep, awake, forked, and when it misbehaves.
+
+The double's guest is imagined: it greets, says that its workload runs, and writes what it is
+called to the end of its disk. It counts what it was told (GET /double).
+"""
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import harness
+from harness import Api, Background, until
+
+DOUBLE = harness.BUILD / "tests/doubles/firecracker"
+
+
+@contextlib.contextmanager
+def serving(root, rootfs, data=None, **settings):
+    faults = root / "faults"
+    daemon = harness.Daemon(
+        root,
+        data,
+        {
+            "HYPERVISOR__FIRECRACKER_BINARY_PATH": str(DOUBLE),
+            "HYPERVISOR__ACCELERATION": "kvm",
+            "HYPERVISOR__DEFAULT": "firecracker",
+            "HYPEMAN_DOUBLE_FAULTS": str(faults),
+            **settings,
+        },
+    )
+    daemon.faults = faults
+    try:
+        daemon.start()
+        daemon.import_image(rootfs)
+        daemon.mark()
+        yield daemon
+        faults.write_text("")
+        daemon.fds_before = None
+        daemon.assert_nothing_left()
+        daemon.stop()
+    finally:
+        daemon.kill_all()
+
+
+@pytest.fixture
+def fc(tmp_path, rootfs):
+    with serving(tmp_path, rootfs) as daemon:
+        yield daemon
+
+
+def create(daemon, name="vm"):
+    return daemon.api.run(name=name, hypervisor="firecracker", size="64MB", overlay_size="16MB")
+
+
+def counts(daemon, instance):
+    """What the double was told, over its own socket, which nobody else asks meanwhile."""
+    here = os.open(daemon.instance_dir(instance["id"]), os.O_RDONLY)
+    try:
+        answer = Api(f"/proc/self/fd/{here}/api.sock").open("GET", "/double")
+        return json.loads(answer[1].read())
+    finally:
+        answer[0].close()
+        os.close(here)
+
+
+def traces(daemon):
+    """The last operations, the newest first; not part of the API."""
+    connection, answer = daemon.api.open("GET", "/debug/traces")
+    with harness.connection_closing(connection):
+        return json.loads(answer.read())
+
+
+def name_on_disk(daemon, instance):
+    disk = daemon.instance_dir(instance["id"]) / "overlay.raw"
+    return disk.read_bytes()[-512:].rstrip(b"\0").decode()
+
+
+def memory_hash(daemon, instance):
+    return hashlib.sha256((daemon.instance_dir(instance["id"]) / "snapshot/memory").read_bytes()).hexdigest()
+
+
+def fork(daemon, source, name, state="Running"):
+    return daemon.api.post(f"/instances/{source}/fork", {"name": name, "target_state": state})
+
+
+@pytest.mark.core
+def test_it_starts_sleeps_wakes_and_ends(fc):
+    made = create(fc)
+    assert made["state"] == "Running" and made["hypervisor"] == "firecracker"
+    until("its disk is written to", lambda: name_on_disk(fc, made) == "vm")
+    asleep = fc.api.post("/instances/vm/standby")
+    assert asleep["state"] == "Standby" and not fc.vm_processes()
+    woken = fc.api.post("/instances/vm/restore")
+    assert woken["state"] == "Running"
+    told = counts(fc, made)
+    assert (told["loads"], told["resumes"], told["boots"]) == (1, 1, 0), told
+    assert "VM was resumed during snapshot load" in fc.log_text()
+    stopped = fc.api.post("/instances/vm/stop")
+    assert stopped["state"] == "Stopped" and stopped["exit_code"] == 0, "its agent was told, and reset the machine"
+    assert fc.api.post("/instances/vm/start")["state"] in ("Initializing", "Running")
+    fc.api.wait("vm", "Running")
+    fc.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize("setting", ["HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD=off", "HYPEMAN_RESTORE_DEEP_TRACE=1"])
+def test_a_setting_keeps_the_resume_apart_and_it_still_comes_once(tmp_path, rootfs, setting):
+    key, value = setting.split("=")
+    with serving(tmp_path, rootfs, **{key: value}) as fc:
+        made = create(fc)
+        fc.api.post("/instances/vm/standby")
+        assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+        told = counts(fc, made)
+        assert (told["loads"], told["resumes"]) == (1, 1), told
+        assert fc.log_text().count(key) == 1, "it is said once"
+        assert "during snapshot load" not in fc.log_text()
+        spans = [s["name"] for s in traces(fc)[0]["spans"]]
+        assert "resume_vm" in spans, spans
+        fc.api.delete("/instances/vm")
+
+
+def test_sixty_four_forks_at_once_while_the_source_wakes(fc):
+    source = create(fc, "source")
+    fc.api.post("/instances/source/standby")
+    before = memory_hash(fc, source)
+    fork(fc, "source", "keeper", "Standby")  # so that the memory is still there to be compared
+    forks = [Background(fork, fc, "source", f"fork-{n}") for n in range(64)]
+    waking = Background(fc.api.request, "POST", "/instances/source/restore")
+    made = [one.result(120) for one in forks]
+    assert waking.result(120).status in (200, 409), "it waits its turn, or is told that it is copied from"
+    assert len({one["id"] for one in made}) == 64
+    for one in made:
+        assert one["state"] == "Running"
+        told = counts(fc, one)
+        assert (told["loads"], told["resumes"]) == (1, 1), told
+        until("its disk is its own", lambda one=one: name_on_disk(fc, one) == one["name"])
+        here = fc.instance_dir(one["id"])
+        assert (here / "vsock.sock").is_socket() and (here / "api.sock").is_socket()
+        pid = fc.vm_pid(one["id"])
+        opened = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
+        assert str(here / "overlay.raw") in opened and str(here / "app.log") in opened
+    keeper = fc.api.get("/instances/keeper")
+    assert memory_hash(fc, keeper) == before
+    asleep = fc.api.post("/instances/fork-0/standby")
+    assert asleep["state"] == "Standby" and memory_hash(fc, keeper) == before
+    fc.delete_all()
+
+
+def test_the_daemon_dies_in_the_middle_of_forks(fc):
+    source = create(fc, "source")
+    fc.api.post("/instances/source/standby")
+    before = memory_hash(fc, source)
+    for round_ in range(3):
+        forks = [Background(fc.api.request, "POST", "/instances/source/fork", {"name": f"f{round_}-{n}", "target_state": "Running"}) for n in range(12)]
+        until("some of them are under way", lambda: len(fc.vm_processes()) > round_ * 4)
+        fc.restart(signal.SIGKILL)
+        for one in forks:
+            with contextlib.suppress(Exception):
+                one.result()
+        instances = fc.api.get("/instances")
+        assert {fc.instance_dir(one["id"]).name for one in instances} == set(os.listdir(fc.data / "instances"))
+        for one in instances:
+            assert one["state"] == ("Standby" if one["name"] == "source" else "Running")
+            if one["name"] != "source":
+                assert counts(fc, one)["resumes"] == 1
+        assert len(fc.vm_processes()) == len(instances) - 1
+        assert memory_hash(fc, source) == before
+    assert fc.api.post("/instances/source/restore")["state"] == "Running"
+    fc.delete_all()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "park 400 PUT /snapshot/load\n",  # killed while the load is under way
+        "slow-bind 400\n",  # before it has begun
+        "",
+    ],
+)
+def test_the_daemon_dies_in_the_middle_of_a_restore(fc, faults):
+    made = create(fc)
+    fc.api.post("/instances/vm/standby")
+    fc.faults.write_text(faults)
+    waking = Background(fc.api.request, "POST", "/instances/vm/restore")
+    until("it is under way", lambda: fc.vm_processes())
+    fc.restart(signal.SIGKILL)
+    with contextlib.suppress(Exception):
+        waking.result()
+    fc.faults.write_text("")
+    state = fc.api.get("/instances/vm")["state"]
+    if state == "Standby":
+        assert not fc.vm_processes()
+        assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+    assert fc.api.get("/instances/vm")["state"] == "Running"
+    told = counts(fc, made)
+    assert (told["loads"], told["resumes"]) == (1, 1), "never twice, and never left paused"
+    fc.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize(
+    "faults, words",
+    [
+        ("refuse 0 PUT /snapshot/load\n", "The double was told to refuse this."),
+        ("die 149 PUT /snapshot/load\n", "SIGBUS"),
+        ("half 0 PUT /snapshot/load\n", "ended with status 1"),
+        ("garbage 0 PUT /snapshot/load\n", "PUT /snapshot/load"),
+        ("die 1\n", "ended with status 1"),
+    ],
+)
+def test_a_restore_that_fails_says_why_and_the_instance_sleeps_on(fc, faults, words):
+    made = create(fc)
+    fc.api.post("/instances/vm/standby")
+    before = memory_hash(fc, made)
+    fc.faults.write_text(faults)
+    refused = fc.api.request("POST", "/instances/vm/restore")
+    assert refused.status == 500 and words in refused.json()["message"], refused
+    assert fc.api.get("/instances/vm")["state"] == "Standby" and not fc.vm_processes()
+    assert memory_hash(fc, made) == before
+    fc.restart(signal.SIGKILL)  # that it sleeps is what the record says too
+    assert fc.api.get("/instances/vm")["state"] == "Standby"
+    fc.faults.write_text("")
+    assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+    fc.api.delete("/instances/vm")
+
+
+def test_a_snapshot_that_is_spoilt_is_refused_in_its_own_words(fc):
+    made = create(fc)
+    fc.api.post("/instances/vm/standby")
+    os.truncate(fc.instance_dir(made["id"]) / "snapshot/memory", 4096)
+    refused = fc.api.request("POST", "/instances/vm/restore")
+    assert refused.status == 500 and "smaller than the mapping" in refused.json()["message"], refused
+    assert fc.api.get("/instances/vm")["state"] == "Standby"
+    (fc.instance_dir(made["id"]) / "snapshot/state").write_text("firecracker-double 9.9.9\n{}")
+    assert "Invalid data version" in fc.api.request("POST", "/instances/vm/restore").json()["message"]
+    fc.api.delete("/instances/vm")
+
+
+def test_a_guest_that_wrote_to_its_disk_is_not_woken_a_second_time(fc):
+    """The load was carried out and the guest runs, but the VMM dies before it says so."""
+    made = create(fc)
+    fc.api.post("/instances/vm/standby")
+    fc.faults.write_text("park 1000 PUT /snapshot/load\nhalf 0 PUT /snapshot/load\n")
+    disk = fc.instance_dir(made["id"]) / "overlay.raw"
+    waking = Background(fc.api.request, "POST", "/instances/vm/restore")
+    with disk.open("r+b") as f:
+        while not waking.value:  # as the guest would
+            f.seek(0)
+            f.write(b"x")
+            f.flush()
+            time.sleep(0.01)
+    assert waking.result().status == 500
+    left = fc.api.get("/instances/vm")
+    assert left["state"] == "Stopped" and "written to its disk" in left["exit_message"], left
+    assert fc.api.post("/instances/vm/start")["state"] in ("Initializing", "Running")
+    fc.faults.write_text("")
+    fc.api.delete("/instances/vm")
+
+
+def test_a_busy_one_answers_late_and_lists_do_not_wait(fc):
+    create(fc)
+    fc.faults.write_text("park 1500 PUT /snapshot/create\n")
+    sleeping = Background(fc.api.post, "/instances/vm/standby")
+    for _ in range(20):
+        assert fc.api.get("/instances")[0]["name"] == "vm"
+    assert sleeping.result()["state"] == "Standby"
+    fc.api.delete("/instances/vm")
+
+
+def test_forks_of_a_running_one_leave_it_running(fc):
+    source = create(fc, "source")
+    made = fc.api.post("/instances/source/fork", {"name": "one", "from_running": True})
+    assert made["state"] == "Running" and fc.api.get("/instances/source")["state"] == "Running"
+    told = counts(fc, source)
+    assert (told["pauses"], told["resumes"], told["saves"]) == (1, 1, 1), told
+    assert fc.api.post("/instances/source/stop")["exit_code"] == 0, "its agent is connected again after the snapshot"
+    fc.delete_all()
+
+
+@pytest.mark.core
+def test_a_data_directory_with_a_long_name(tmp_path, rootfs):
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    deep.mkdir(parents=True)
+    with serving(tmp_path, rootfs, data=deep) as fc:
+        create(fc)
+        fc.api.post("/instances/vm/standby")
+        assert fork(fc, "vm", "other")["state"] == "Running"
+        assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+        fc.delete_all()
+
+
+def test_one_restore_at_a_time_where_the_setting_says_so(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__FIRECRACKER_MAX_CONCURRENT_RESTORES="1") as fc:
+        create(fc, "source")
+        fc.api.post("/instances/source/standby")
+        fc.faults.write_text("slow-bind 100\n")
+        forks = [Background(fork, fc, "source", f"f{n}") for n in range(4)]
+        for one in forks:
+            assert one.result()["state"] == "Running"
+        forked = [t for t in traces(fc) if t["name"] == "instances.fork"]
+        waits = [s["duration_us"] for t in forked for s in t["spans"] if s["name"] == "firecracker_restore_capacity_wait"]
+        assert len(waits) == 4 and max(waits) > 100_000, waits
+        fc.faults.write_text("")
+        fc.delete_all()
