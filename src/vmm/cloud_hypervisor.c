@@ -157,12 +157,15 @@ static int spawn(struct start *s, struct err *e)
     return s->process.pidfd < 0 ? -1 : 0;
 }
 
-static int bring_up(const struct op *op, struct start *s, struct err *e)
+static int bring_up(const struct op *op, struct start *s, const struct vmm_load *load,
+                    struct err *e)
 {
     auto_span span = op_span(op, "hypervisor.start_process");
 
     if (open_files(s, e) < 0 || spawn(s, e) < 0)
         return -1;
+    if (load && load->started)
+        load->started(load->arg, &s->process);
     s->api = cloud_hypervisor_client(s->boot->dir_fd);
     return 0;
 }
@@ -218,7 +221,7 @@ static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_pro
     auto_start struct start s = nothing_yet(what);
 
     s.ram_fd = ram_disk_file(what->memory_bytes, e);
-    if (s.ram_fd < 0 || bring_up(op, &s, e) < 0 || configure(op, &s, e) < 0 ||
+    if (s.ram_fd < 0 || bring_up(op, &s, NULL, e) < 0 || configure(op, &s, e) < 0 ||
         say(op, &s, "PUT vm.boot", NULL, e) < 0)
         return -1;
     *out = hand_over(&s);
@@ -281,9 +284,12 @@ static int let_run(const struct op *op, struct start *s, const struct vmm_load *
 static int load_guest(const struct op *op, struct start *s, const struct vmm_load *what,
                       struct err *e)
 {
-    auto_span span = op_span(op, "restore_from_snapshot");
     auto_buf struct buf body = BUF(BODY_MAX);
+    auto_span span = {0};
 
+    if (what->resume && what->about_to_run && what->about_to_run(what->arg, e) < 0)
+        return -1;
+    span = op_span(op, "restore_from_snapshot");
     cloud_hypervisor_restore(&body, what);
     return what->boot.tap_fd >= 0 ? say_with_tap(op, s, "PUT vm.restore", buf_str(&body), e)
                                   : say(op, s, "PUT vm.restore", buf_str(&body), e);
@@ -297,7 +303,7 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     int rc = -1;
 
     if (check_memory(&what->boot, e) == 0 && make_source(&what->boot, e) == 0 &&
-        bring_up(op, &s, e) == 0 && load_guest(op, &s, what, e) == 0)
+        bring_up(op, &s, what, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
     (void)tree_remove(what->boot.dir_fd, CLOUD_HYPERVISOR_LOAD, &ignored);
     if (rc < 0)
@@ -364,6 +370,8 @@ static int power_button(const struct op *op, const struct vmm_handle *vm, struct
 const struct vmm_driver cloud_hypervisor_driver = {
     .name = "cloud-hypervisor",
     .binary = "cloud-hypervisor",
+    .resumes_in_load = true,
+    .agent_by_vsock = true,
     .available = available,
     .identity = identity,
     .boot = boot,
