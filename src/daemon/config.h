@@ -30,12 +30,13 @@ struct config {
     char *acceleration;       /* auto, kvm, tcg */
     char *qemu;               /* empty: found on PATH */
     char *firecracker;        /* likewise */
+    char *cloud_hypervisor;
     bool firecracker_metrics;
     uint64_t firecracker_restores; /* at once */
     bool resume_in_load;
     bool deep_trace;        /* keeps the resume apart, so that it can be measured */
     char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */
-    char *kernel;             /* empty: the installed one */
+    char *kernel;           /* empty: the installed one */
     char *initramfs;
     uint64_t max_vcpus;
     uint64_t max_memory_bytes;

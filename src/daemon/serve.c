@@ -190,6 +190,7 @@ static int probe_host(struct daemon *d, struct err *e)
                                              : ACCEL_AUTO,
         .qemu = *d->config.qemu ? d->config.qemu : NULL,
         .firecracker = *d->config.firecracker ? d->config.firecracker : NULL,
+        .cloud_hypervisor = *d->config.cloud_hypervisor ? d->config.cloud_hypervisor : NULL,
         .firecracker_metrics = d->config.firecracker_metrics,
         .socket_readiness = readiness_of(d->config.socket_readiness),
         .kernel = kernel,

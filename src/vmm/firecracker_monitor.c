@@ -9,59 +9,19 @@
  */
 #include "vmm/firecracker.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/json.h"
 #include "base/list.h"
 #include "base/mem.h"
-#include "vmm/http_answer.h"
-#include "vmm/sock.h"
-
-enum { ANSWER_MAX = 64 * 1024, CHUNK = 4096 };
+#include "vmm/api_probe.h"
 
 struct firecracker_monitor {
     struct vmm_monitor base;
-    struct watch watch; /* watch.fd is owned; -1 once the connection is LOST */
-    struct buf in;      /* exists only while part of an answer waits for the rest */
-    bool asking;
+    struct api_probe *api;
     bool greeted;
-    bool busy; /* take_answer() is at work, and frees it if the callback closed it */
-    bool closed;
 };
-
-static const char question[] = "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n";
-
-static void stop_watching(struct firecracker_monitor *m)
-{
-    int fd = m->watch.fd;
-
-    if (fd < 0)
-        return;
-    loop_unwatch(m->base.loop, &m->watch);
-    close(fd);
-    buf_free(&m->in);
-}
-
-static void lose(struct firecracker_monitor *m, const char *reason)
-{
-    struct vmm_event event = {.kind = VMM_EVENT_LOST, .reason = reason};
-
-    stop_watching(m);
-    m->base.fn(m->base.owner, &event);
-}
-
-/* What does not fit into the socket at once is not waited for. */
-static bool ask(struct firecracker_monitor *m, int fd)
-{
-    m->asking = send(fd, question, sizeof(question) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) ==
-                (ssize_t)sizeof(question) - 1;
-    return m->asking;
-}
 
 static enum vmm_status status_of(const struct http_answer *a)
 {
@@ -84,105 +44,48 @@ static enum vmm_status status_of(const struct http_answer *a)
     return VMM_STATUS_UNKNOWN;
 }
 
-static void tell(struct firecracker_monitor *m, const struct http_answer *a)
+static void on_answer(void *owner, const struct http_answer *answer, const char *reason)
 {
-    struct vmm_event event = {.kind = m->greeted ? VMM_EVENT_STATUS : VMM_EVENT_READY,
-                              .status = status_of(a)};
+    struct firecracker_monitor *m = owner;
+    struct vmm_event event = {.kind = VMM_EVENT_LOST, .reason = reason};
 
-    m->asking = false;
-    m->greeted = true;
-    buf_free(&m->in);
-    m->busy = true;
-    m->base.fn(m->base.owner, &event);
-    m->busy = false;
-    if (m->closed)
-        free(m);
-}
-
-static void take_answer(struct firecracker_monitor *m)
-{
-    struct http_answer a = {0};
-    struct err e = {0};
-    int rc = http_answer_parse(buf_str(&m->in), m->in.len, &a, &e);
-
-    if (rc < 0 || m->in.len > (rc == 1 ? a.len : m->in.max) || !m->asking)
-        lose(m, "Firecracker sent what is not an answer");
-    else if (rc == 1)
-        tell(m, &a);
-}
-
-static void take_some(struct firecracker_monitor *m)
-{
-    char chunk[CHUNK];
-    ssize_t n = recv(m->watch.fd, chunk, sizeof(chunk), MSG_DONTWAIT);
-
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n <= 0) {
-        lose(m, "Firecracker closed the connection");
-        return;
+    if (answer) {
+        event.kind = m->greeted ? VMM_EVENT_STATUS : VMM_EVENT_READY;
+        event.status = status_of(answer);
+        m->greeted = true;
     }
-    buf_append(&m->in, chunk, (size_t)n);
-    if (buf_ok(&m->in))
-        take_answer(m);
-    else
-        lose(m, "Firecracker sent too long an answer");
-}
-
-static void on_readable(struct watch *w, uint32_t events)
-{
-    (void)events;
-    take_some(container_of(w, struct firecracker_monitor, watch));
+    m->base.fn(m->base.owner, &event);
 }
 
 static void monitor_close(struct vmm_monitor *base)
 {
     struct firecracker_monitor *m = container_of(base, struct firecracker_monitor, base);
 
-    stop_watching(m);
-    m->closed = true;
-    if (!m->busy)
-        free(m);
+    api_probe_close(m->api);
+    free(m);
 }
 
 static struct vmm_monitor *monitor_open(struct loop *loop, int dir_fd, vmm_event_fn *fn,
                                         void *owner, struct err *e)
 {
-    struct firecracker_monitor *m;
-    int fd = sock_connect(dir_fd, VMM_API_SOCKET, e);
+    struct firecracker_monitor *m = mem_new(struct firecracker_monitor);
 
-    if (fd < 0)
-        return NULL;
-    m = mem_new(struct firecracker_monitor);
     m->base = (struct vmm_monitor){&firecracker_monitor_driver, loop, fn, owner};
-    m->in = BUF(ANSWER_MAX);
-    m->watch.fn = on_readable;
-    if (!ask(m, fd))
-        err_set(e, ERR_INTERNAL, "Firecracker does not take questions");
-    else if (loop_watch(loop, &m->watch, fd, EPOLLIN, e) == 0)
+    m->api = api_probe_open(loop, dir_fd, "GET /", on_answer, m, e);
+    if (m->api)
         return &m->base;
-    close(fd);
     free(m);
     return NULL;
 }
 
 static int monitor_probe(struct vmm_monitor *base, struct err *e)
 {
-    struct firecracker_monitor *m = container_of(base, struct firecracker_monitor, base);
-
-    if (m->watch.fd < 0 || !m->greeted)
-        return err_set(e, ERR_BAD_STATE, "the monitor is not connected");
-    if (m->asking || ask(m, m->watch.fd))
-        return 0;
-    return err_set(e, ERR_INTERNAL, "Firecracker does not take questions");
+    return api_probe_ask(container_of(base, struct firecracker_monitor, base)->api, e);
 }
 
 static void monitor_drain(struct vmm_monitor *base)
 {
-    struct firecracker_monitor *m = container_of(base, struct firecracker_monitor, base);
-
-    if (m->watch.fd >= 0 && !m->busy)
-        take_some(m);
+    api_probe_drain(container_of(base, struct firecracker_monitor, base)->api);
 }
 
 const struct vmm_monitor_driver firecracker_monitor_driver = {

@@ -20,6 +20,8 @@ struct subject {
     bool is_firecracker;
     bool is_cloud_hypervisor;
     bool is_double;
+    const char *load_request; /* as faults name it */
+    int load_requests;        /* how many a load that resumes takes */
 };
 extern struct subject subject;
 

@@ -23,34 +23,16 @@
 
 #include "base/json.h"
 #include "fault.h"
-#include "firecracker_guest.h"
-#include "firecracker_vm.h"
+#include "server.h"
 
 enum {
-    EXIT_ERROR = 1,
-    EXIT_ARGUMENTS = 153,
-    MAX_CONNECTIONS = 10,
     PAYLOAD_MAX = 51200,
-    HEAD_MAX = 4096,
-};
-
-struct connection {
-    int fd;
-    struct buf in;
 };
 
 static struct vm vm = {.vsock_fd = -1, .uffd_socket = -1, .minor = 16};
 static struct guest *guest;
-static struct connection connections[MAX_CONNECTIONS];
+static struct server server;
 static const char *version_text = "1.16.1";
-
-/* --- answers --- */
-
-struct answer {
-    int status; /* 200, 204, 400 */
-    struct buf body;
-    bool then_exit;
-};
 
 static void fault(struct answer *a, const char *why)
 {
@@ -62,40 +44,6 @@ static void fault(struct answer *a, const char *why)
     jout_open(&j, NULL, '{');
     jout_str(&j, "fault_message", why);
     jout_close(&j, '}');
-}
-
-static void send_text(int fd, const char *text, size_t len, int pause_ms)
-{
-    size_t step = pause_ms ? 1 : len;
-
-    for (size_t at = 0; at < len; at += step) {
-        if (send(fd, text + at, step, MSG_NOSIGNAL) < 0)
-            return;
-        if (pause_ms)
-            fault_pause_ms(pause_ms);
-    }
-}
-
-static void send_answer(int fd, const char *request, const struct answer *a)
-{
-    static const char garbage[] = "\x16\x03\x01 nothing that anybody asked for\r\n\r\n";
-    struct buf text = BUF(128 * 1024);
-    int pause_ms = 0;
-
-    buf_printf(
-        &text, "HTTP/1.1 %d \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n", a->status);
-    if (a->status != 204)
-        buf_printf(&text, "Content-Type: application/json\r\nContent-Length: %zu\r\n", a->body.len);
-    buf_printf(&text, "\r\n%s", a->status == 204 ? "" : buf_str(&a->body));
-    (void)fault_is("drip", request, &pause_ms);
-    if (fault_is("garbage", request, NULL))
-        send_text(fd, garbage, sizeof(garbage) - 1, 0);
-    else if (fault_is("half", request, NULL)) {
-        send_text(fd, text.data, text.len / 2, 0);
-        exit(EXIT_ERROR);
-    } else
-        send_text(fd, text.data, text.len, pause_ms);
-    buf_free(&text);
 }
 
 /* --- the API --- */
@@ -369,9 +317,7 @@ static void carry_out(const char *request, json_t *body, struct answer *a)
     if (!c) {
         (void)snprintf(why, sizeof(why), "Invalid request method and/or path: %.100s.", request);
         fault(a, why);
-    } else if (fault_is("refuse", request, NULL))
-        fault(a, "The double was told to refuse this.");
-    else if (c->when == BEFORE_START && vm.phase != VM_NOT_STARTED)
+    } else if (c->when == BEFORE_START && vm.phase != VM_NOT_STARTED)
         fault(a, "The requested operation is not supported after starting the microVM.");
     else if (c->when == AFTER_START && vm.phase == VM_NOT_STARTED)
         fault(a, "The requested operation is not supported before starting the microVM.");
@@ -379,134 +325,6 @@ static void carry_out(const char *request, json_t *body, struct answer *a)
         c->run(body, a);
         if (c->kept_as)
             keep(c, id, body);
-    }
-}
-
-static void handle(int fd, const char *request, const char *body_text, size_t len)
-{
-    struct answer a = {.body = BUF(64 * 1024)};
-    json_error_t je;
-    json_t *body = len ? json_loadb(body_text, len, 0, &je) : NULL;
-    int number = 0;
-
-    if (strcmp(request, "GET /double") != 0)
-        vm.counts.requests++;
-    if (fault_is("deaf", request, NULL)) {
-        for (;;)
-            (void)pause();
-    }
-    if (fault_is("die", request, &number))
-        exit(number);
-    if (len && !body)
-        fault(&a, "An error occurred when deserializing the json body of a request.");
-    else
-        carry_out(request, body, &a);
-    if (fault_is("park", request, &number))
-        fault_pause_ms(number);
-    send_answer(fd, request, &a);
-    if (a.then_exit)
-        exit(a.status == 400 ? EXIT_ERROR : 0);
-    json_decref(body);
-    buf_free(&a.body);
-}
-
-/* --- connections --- */
-
-static void hang_up(struct connection *c)
-{
-    close(c->fd);
-    buf_free(&c->in);
-    c->fd = -1;
-}
-
-/* Serves the request at the front, if it is all there. */
-static bool serve_one(struct connection *c)
-{
-    const char *head_end = c->in.len ? memmem(c->in.data, c->in.len, "\r\n\r\n", 4) : NULL;
-    const char *length_line;
-    char request[256];
-    size_t length = 0;
-    size_t head;
-    char method[16];
-    char path[200];
-
-    if (!head_end)
-        return false;
-    head = (size_t)(head_end + 4 - c->in.data);
-    length_line = strcasestr(c->in.data, "\r\nContent-Length:");
-    if (length_line && length_line < head_end)
-        length = strtoul(length_line + strlen("\r\nContent-Length:"), NULL, 10);
-    if (length > PAYLOAD_MAX || sscanf(c->in.data, "%15s %199s HTTP/1.1", method, path) != 2) {
-        hang_up(c);
-        return false;
-    }
-    if (c->in.len < head + length)
-        return false;
-    (void)snprintf(request, sizeof(request), "%s %s", method, path);
-    handle(c->fd, request, c->in.data + head, length);
-    buf_consume(&c->in, head + length);
-    return true;
-}
-
-static void readable(struct connection *c)
-{
-    char *space = buf_space(&c->in, HEAD_MAX);
-    ssize_t n = space ? recv(c->fd, space, HEAD_MAX, MSG_DONTWAIT) : 0;
-
-    if (n < 0 && errno == EAGAIN)
-        return;
-    if (n <= 0) {
-        hang_up(c);
-        return;
-    }
-    buf_added(&c->in, (size_t)n);
-    while (c->fd >= 0 && serve_one(c))
-        ;
-}
-
-static void accept_one(int listen_fd)
-{
-    static const char full[] = "HTTP/1.1 503 \r\nContent-Length: 40\r\n\r\n"
-                               "{ \"error\": \"Too many open connections\" }";
-    int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
-
-    for (size_t i = 0; i < MAX_CONNECTIONS; i++) {
-        if (connections[i].fd < 0) {
-            connections[i] = (struct connection){.fd = fd, .in = BUF(PAYLOAD_MAX + HEAD_MAX)};
-            return;
-        }
-    }
-    (void)!send(fd, full, sizeof(full) - 1, MSG_NOSIGNAL);
-    close(fd);
-}
-
-/* A guest that is paused is not there: its sockets take connections, and nobody answers. */
-static void serve(int listen_fd)
-{
-    for (;;) {
-        bool runs = vm.phase == VM_RUNNING;
-        struct pollfd fds[MAX_CONNECTIONS + 3];
-        nfds_t n = 0;
-
-        if (vm_resets(&vm))
-            exit(0);
-        for (; n < MAX_CONNECTIONS; n++)
-            fds[n] = (struct pollfd){.fd = connections[n].fd, .events = POLLIN};
-        fds[n++] = (struct pollfd){.fd = listen_fd, .events = POLLIN};
-        fds[n++] = (struct pollfd){.fd = runs ? vm.vsock_fd : -1, .events = POLLIN};
-        fds[n++] = (struct pollfd){.fd = runs ? guest_fd(guest) : -1, .events = POLLIN};
-        if (poll(fds, n, -1) < 0)
-            continue;
-        for (nfds_t i = 0; i < MAX_CONNECTIONS; i++) {
-            if (fds[i].revents)
-                readable(&connections[i]);
-        }
-        if (fds[MAX_CONNECTIONS].revents)
-            accept_one(listen_fd);
-        if (fds[MAX_CONNECTIONS + 2].revents && guest_fd(guest) >= 0)
-            guest_readable(guest);
-        if (fds[MAX_CONNECTIONS + 1].revents && vm.phase == VM_RUNNING)
-            guest_accept(guest);
     }
 }
 
@@ -524,7 +342,7 @@ static int listen_on(const char *path)
                       "Error: Failed to open the API socket at: %s. Check that it is not already "
                       "used.\n",
                       path);
-        exit(EXIT_ERROR);
+        exit(DOUBLE_EXIT_ERROR);
     }
     return fd;
 }
@@ -534,7 +352,7 @@ static void touch(const char *path)
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 
     if (fd < 0)
-        exit(EXIT_ARGUMENTS);
+        exit(DOUBLE_EXIT_ARGUMENTS);
     close(fd);
 }
 
@@ -554,7 +372,7 @@ static const char *take_arguments(int argc, char **argv)
         }
         if (i + 1 == argc) {
             (void)fprintf(stderr, "Arguments parsing error: %s\n", argv[i]);
-            exit(EXIT_ARGUMENTS);
+            exit(DOUBLE_EXIT_ARGUMENTS);
         }
         if (strcmp(argv[i], "--api-sock") == 0)
             socket_path = argv[i + 1];
@@ -572,9 +390,13 @@ int main(int argc, char **argv)
     if (wanted)
         version_text = wanted;
     (void)sscanf(version_text, "1.%u", &vm.minor);
-    for (size_t i = 0; i < MAX_CONNECTIONS; i++)
-        connections[i].fd = -1;
     vm.config = json_object();
     guest = guest_new(&vm);
-    serve(listen_on(take_arguments(argc, argv)));
+    server = (struct server){.name = "Firecracker API",
+                             .vm = &vm,
+                             .guest = guest,
+                             .payload_max = PAYLOAD_MAX,
+                             .carry_out = carry_out,
+                             .fault = fault};
+    server_run(&server, listen_on(take_arguments(argc, argv)));
 }

@@ -57,7 +57,7 @@ static void set_count(struct vm *vm)
         memcpy(vm->memory + COUNT_AT, &count, sizeof(count));
 }
 
-static void run(struct vm *vm)
+void vm_run(struct vm *vm)
 {
     uint32_t count = 0;
 
@@ -81,7 +81,7 @@ void vm_resume(struct vm *vm)
 {
     if (vm->phase != VM_PAUSED)
         return;
-    run(vm);
+    vm_run(vm);
     vm->counts.resumes++;
 }
 
@@ -144,7 +144,7 @@ static int open_taps(struct vm *vm, struct buf *why)
     return 0;
 }
 
-static int plug_in(struct vm *vm, struct buf *why)
+int vm_plug_in(struct vm *vm, struct buf *why)
 {
     return open_drives(vm, why) < 0 || open_taps(vm, why) < 0 ? -1 : bind_vsock(vm, why);
 }
@@ -168,11 +168,11 @@ int vm_start(struct vm *vm, struct buf *why)
         mmap(NULL, vm->memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (vm->memory == MAP_FAILED)
         return failed(why, "Start microvm error: Cannot create the guest's memory");
-    if (plug_in(vm, why) < 0)
+    if (vm_plug_in(vm, why) < 0)
         return -1;
     (void)!write(STDOUT_FILENO, "up\n", 3);
     vm->counts.boots++;
-    run(vm);
+    vm_run(vm);
     return 0;
 }
 
@@ -372,7 +372,7 @@ int vm_load(struct vm *vm, const json_t *body, struct buf *why)
         return -1;
     vm->memory_size = memory_size(vm);
     if ((is_uffd ? ask_handler(vm, path, why) : map_file(vm, path, why)) < 0 ||
-        plug_in(vm, why) < 0)
+        vm_plug_in(vm, why) < 0)
         return -1;
     vm->phase = VM_PAUSED;
     vm->counts.loads++;

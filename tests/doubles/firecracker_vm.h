@@ -45,6 +45,10 @@ int vm_start(struct vm *vm, struct buf *why);
 int vm_save(struct vm *vm, const json_t *body, struct buf *why);
 int vm_load(struct vm *vm, const json_t *body, struct buf *why);
 
+/* Opens what the configuration's "drives", "nics" and "vsock" name. */
+int vm_plug_in(struct vm *vm, struct buf *why);
+
+void vm_run(struct vm *vm); /* from where its count is */
 void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 
