@@ -207,8 +207,10 @@ void api_instances_restore(struct call *c)
 static int decode_fork(const struct call *c, struct fork_request *out, struct err *e)
 {
     const char *target;
+    bool waits; /* for a network that is always there */
 
-    if (json_text_member(c->body, "name", &out->name, e) < 0 ||
+    if (json_bool_member(c->body, "wait_for_network", false, &waits, e) < 0 ||
+        json_text_member(c->body, "name", &out->name, e) < 0 ||
         json_text_member(c->body, "target_state", &target, e) < 0 ||
         json_bool_member(c->body, "from_running", false, &out->from_running, e) < 0)
         return -1;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,21 +16,80 @@
 #include "base/log.h"
 #include "vmm/sock.h"
 
-/* An inotify instance that reports new names in the directory, or -1. */
-static int watch_directory(int dir_fd)
+enum { KEPT = 8 };
+
+/*
+ * To close an inotify instance takes the kernel 10 to 20 ms, while it waits for all that
+ * might still look at it; to take a watch off takes nothing. So a few are kept.
+ */
+static struct {
+    pthread_mutex_t lock;
+    int fds[KEPT];
+    size_t n;
+} kept = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int take_kept(void)
+{
+    int fd;
+
+    pthread_mutex_lock(&kept.lock);
+    fd = kept.n > 0 ? kept.fds[--kept.n] : -1;
+    pthread_mutex_unlock(&kept.lock);
+    return fd >= 0 ? fd : inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+}
+
+static void keep(int fd)
+{
+    pthread_mutex_lock(&kept.lock);
+    if (kept.n < KEPT) {
+        kept.fds[kept.n++] = fd;
+        fd = -1;
+    }
+    pthread_mutex_unlock(&kept.lock);
+    cleanup_close(&fd);
+}
+
+void socket_wait_forget(void)
+{
+    pthread_mutex_lock(&kept.lock);
+    while (kept.n > 0)
+        close(kept.fds[--kept.n]);
+    pthread_mutex_unlock(&kept.lock);
+}
+
+/* An inotify instance that reports new names in a directory, and nothing else; fd -1: none. */
+struct dir_watch {
+    int fd;
+    int wd;
+};
+
+static void unwatch(struct dir_watch *w)
+{
+    if (w->fd < 0)
+        return;
+    (void)inotify_rm_watch(w->fd, w->wd);
+    keep(w->fd);
+}
+
+#define auto_watch __attribute__((cleanup(unwatch)))
+
+static struct dir_watch watch_directory(int dir_fd)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
-    auto_close int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    struct dir_watch w = {.fd = take_kept()};
     char path[64];
 
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", dir_fd);
-    if (fd >= 0 && inotify_add_watch(fd, path, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR) >= 0)
-        return take_fd(&fd);
+    if (w.fd >= 0)
+        w.wd = inotify_add_watch(w.fd, path, IN_CREATE | IN_MOVED_TO | IN_ONLYDIR);
+    if (w.fd >= 0 && w.wd >= 0)
+        return w;
     if (!atomic_flag_test_and_set(&said))
         log_warn(
             "sockets of VMMs are looked for every millisecond, since inotify cannot be had: %s",
             strerrordesc_np(errno));
-    return -1;
+    cleanup_close(&w.fd);
+    return (struct dir_watch){.fd = -1};
 }
 
 static void drop_events(int inotify_fd)
@@ -94,10 +154,11 @@ static int try_until_there(const struct op *op, const struct socket_wait *w, int
 /* The watch comes before the first try: what happens in between is in its queue. */
 int socket_wait(const struct op *op, const struct socket_wait *w, struct err *e)
 {
-    auto_close int inotify_fd = w->how == SOCKET_BY_EVENT ? watch_directory(w->dir_fd) : -1;
+    auto_watch struct dir_watch watch =
+        w->how == SOCKET_BY_EVENT ? watch_directory(w->dir_fd) : (struct dir_watch){.fd = -1};
     char words[LAST_WORDS_SIZE];
 
-    if (try_until_there(op, w, inotify_fd, e) == 0)
+    if (try_until_there(op, w, watch.fd, e) == 0)
         return 0;
     if (e->code == ERR_NOT_FOUND)
         return last_words_explain(w->vmm, e);

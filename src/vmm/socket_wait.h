@@ -33,3 +33,6 @@ struct socket_wait {
 
 /* Returns once a connection was made there (and closed). Errors carry the end of the VMM's log. */
 int socket_wait(const struct op *op, const struct socket_wait *w, struct err *e);
+
+/* Lets go of the inotify instances that are kept for the next waits. For tests, which count fds. */
+void socket_wait_forget(void);

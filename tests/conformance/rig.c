@@ -93,6 +93,7 @@ void rig_end_one(struct rig *r)
     if (end)
         *end = '\0';
     assert_int_equal(tree_remove(AT_FDCWD, r->path, &e), 0);
+    socket_wait_forget();
 }
 
 void rig_end(struct rig *r)

@@ -85,7 +85,7 @@ def memory_hash(daemon, instance):
 
 
 def fork(daemon, source, name, state="Running"):
-    return daemon.api.post(f"/instances/{source}/fork", {"name": name, "target_state": state})
+    return daemon.api.post(f"/instances/{source}/fork", {"name": name, "target_state": state, "wait_for_network": True})
 
 
 @pytest.mark.core

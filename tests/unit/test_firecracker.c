@@ -81,6 +81,7 @@ static void wait_rig_end(struct wait_rig *r)
     close(r->log_fd);
     close(r->dir_fd);
     assert_int_equal(tree_remove(AT_FDCWD, r->path, &e), 0);
+    socket_wait_forget();
 }
 
 struct binder {
