@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cloud Hypervisor by its double, which answers nobody while it is busy: what the daemon makes of it."""
+import contextlib
+import os
+import signal
+
+import pytest
+
+import doubled
+from doubled import counts, create, fork, memory_hash, name_on_disk, traces
+from harness import Api, Background, until
+
+
+def serving(*args, **settings):
+    return doubled.serving("cloud-hypervisor", *args, **settings)
+
+
+@pytest.fixture
+def ch(tmp_path, rootfs):
+    with serving(tmp_path, rootfs) as daemon:
+        yield daemon
+
+
+def tell(daemon, instance, request):
+    """Over the double's own socket."""
+    here = os.open(daemon.instance_dir(instance["id"]), os.O_RDONLY)
+    try:
+        assert Api(f"/proc/self/fd/{here}/api.sock").open("PUT", request)[1].status == 204
+    finally:
+        os.close(here)
+
+
+@pytest.mark.core
+def test_it_starts_sleeps_wakes_and_ends(ch):
+    made = create(ch)
+    assert made["state"] == "Running" and made["hypervisor"] == "cloud-hypervisor"
+    until("its disk is written to", lambda: name_on_disk(ch, made) == "vm")
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby" and not ch.vm_processes()
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    told = counts(ch, made)
+    assert (told["loads"], told["resumes"], told["boots"], told["requests"]) == (1, 1, 0, 2), "the load, and the monitor"
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby", "a clone's memory is its own to write"
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    stopped = ch.api.post("/instances/vm/stop")
+    assert stopped["state"] == "Stopped" and stopped["exit_code"] == 0, "its agent was told, and powered the machine off"
+    ch.api.delete("/instances/vm")
+
+
+def test_an_old_version_is_resumed_apart_and_once(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPEMAN_DOUBLE_VERSION="48.0.0") as ch:
+        made = create(ch)
+        ch.api.post("/instances/vm/standby")
+        assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+        assert counts(ch, made)["resumes"] == 1
+        assert "resume_vm" in [s["name"] for s in traces(ch)[0]["spans"]]
+        ch.api.delete("/instances/vm")
+
+
+def test_sixteen_forks_at_once_each_with_its_own_disk(ch):
+    source = create(ch, "source")
+    ch.api.post("/instances/source/standby")
+    before = memory_hash(ch, source)
+    forks = [Background(fork, ch, "source", f"fork-{n}") for n in range(16)]
+    for one in [one.result(120) for one in forks]:
+        assert one["state"] == "Running"
+        until("its disk is its own", lambda one=one: name_on_disk(ch, one) == one["name"])
+        pid = ch.vm_pid(one["id"])
+        opened = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
+        assert str(ch.instance_dir(one["id"]) / "overlay.raw") in opened
+        assert not (ch.instance_dir(one["id"]) / "load").exists()
+    assert ch.api.post("/instances/fork-0/standby")["state"] == "Standby"
+    assert memory_hash(ch, source) == before
+    ch.delete_all()
+
+
+def test_forks_of_a_running_one_leave_it_running(ch):
+    source = create(ch, "source")
+    made = ch.api.post("/instances/source/fork", {"name": "one", "from_running": True})
+    assert made["state"] == "Running" and ch.api.get("/instances/source")["state"] == "Running"
+    told = counts(ch, source)
+    assert (told["pauses"], told["resumes"], told["saves"]) == (1, 1, 1), told
+    assert ch.api.post("/instances/source/stop")["exit_code"] == 0, "its agent is connected again after the snapshot"
+    ch.delete_all()
+
+
+def test_it_is_found_again_by_a_daemon_that_did_not_start_it(ch):
+    made = create(ch)
+    ch.restart(signal.SIGKILL)
+    assert ch.api.get("/instances/vm")["state"] == "Running"
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby"
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    assert counts(ch, made)["loads"] == 1
+    ch.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize("moment", ["park 400 PUT /api/v1/vm.restore\n", ""])
+def test_the_daemon_dies_in_the_middle_of_a_restore(ch, moment):
+    made = create(ch)
+    ch.api.post("/instances/vm/standby")
+    ch.faults.write_text(moment)
+    waking = Background(ch.api.request, "POST", "/instances/vm/restore")
+    until("it is under way", lambda: ch.vm_processes())
+    ch.restart(signal.SIGKILL)
+    with contextlib.suppress(Exception):
+        waking.result()
+    ch.faults.write_text("")
+    if ch.api.get("/instances/vm")["state"] == "Standby":
+        assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    assert ch.api.get("/instances/vm")["state"] == "Running"
+    told = counts(ch, made)
+    assert (told["loads"], told["resumes"]) == (1, 1), "never twice, and never left paused"
+    ch.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize(
+    "faults, words",
+    [
+        ("refuse 0 PUT /api/v1/vm.restore\n", "The double was told to refuse this."),
+        ("half 0 PUT /api/v1/vm.restore\n", "ended with status 1"),
+        ("garbage 0 PUT /api/v1/vm.restore\n", "vm.restore"),
+    ],
+)
+def test_a_restore_that_fails_says_why_and_the_instance_sleeps_on(ch, faults, words):
+    made = create(ch)
+    ch.api.post("/instances/vm/standby")
+    before = memory_hash(ch, made)
+    ch.faults.write_text(faults)
+    refused = ch.api.request("POST", "/instances/vm/restore")
+    assert refused.status == 500 and words in refused.json()["message"], refused
+    assert ch.api.get("/instances/vm")["state"] == "Standby" and not ch.vm_processes()
+    assert memory_hash(ch, made) == before
+    ch.faults.write_text("")
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    ch.api.delete("/instances/vm")
+
+
+def test_pauses_that_somebody_else_makes_are_seen(ch):
+    made = create(ch)
+    tell(ch, made, "/api/v1/vm.pause")
+    until("it is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    tell(ch, made, "/api/v1/vm.resume")
+    until("it is seen", lambda: ch.api.get("/instances/vm")["state"] == "Running")
+    ch.restart(signal.SIGKILL)
+    tell(ch, made, "/api/v1/vm.pause")
+    until("it is seen by the next daemon", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    ch.api.delete("/instances/vm")
+
+
+def test_events_that_are_cut_or_garbled_are_left_out(ch):
+    made = create(ch)
+    with (ch.instance_dir(made["id"]) / "events.json").open("a") as f:
+        f.write('{\n  "timestamp": {\n    "secs": 0,\x00\xff no event at all\n\n{"event": 7}\n\n')
+    tell(ch, made, "/api/v1/vm.pause")
+    until("what follows is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    ch.api.delete("/instances/vm")
