@@ -33,6 +33,7 @@ struct config {
     char *cloud_hypervisor;
     bool firecracker_metrics;
     uint64_t firecracker_restores; /* at once */
+    int64_t snapshot_timeout_ms;
     bool resume_in_load;
     bool deep_trace;        /* keeps the resume apart, so that it can be measured */
     char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */

@@ -283,6 +283,7 @@ static int open_state(struct daemon *d, struct err *e)
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;
+    d->world.snapshot_timeout_ms = d->config.snapshot_timeout_ms;
     d->has_world = true;
     if (world_adopt(&d->world, &report, e) < 0 ||
         image_sweep_files(d->data.images_fd, digest_is_used, d, e) < 0)

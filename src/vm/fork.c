@@ -29,8 +29,6 @@
  * the directory of the instance to be, and lets it run on.
  */
 
-enum { RESUME_MS = 5000 };
-
 /* Links, or copies where the file has all the links it may have. */
 static int link_or_copy(int from_fd, int to_fd, const char *name, struct err *e)
 {
@@ -176,19 +174,7 @@ static int copy_ahead(const struct op *op, const struct vmm_handle *vm, int to_f
     return disk_ahead(op, vm, to_fd, e);
 }
 
-static int resume_source(const struct vm_op *op, const struct vmm_handle *vm, struct err *e)
-{
-    struct op resume = {clock_ms() + RESUME_MS, -1, op->job.op.trace};
-    auto_span span = op_span(&resume, "resume_vm");
-
-    if (vmm_resume(&resume, vm, e) == 0)
-        return 0;
-    log_error("instance %s does not run on after a fork: %s", op->id, e->msg);
-    return -1;
-}
-
-static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int to_fd,
-                       struct err *e)
+static int copy_paused(struct vm_op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
     auto_span span = op_span(&op->job.op, "source_paused");
     struct err failed = {0};
@@ -198,8 +184,9 @@ static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int 
         rc = snapshot_save_rest(&op->job.op, vm, to_fd, e);
     if (rc == 0)
         rc = clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
-    if (resume_source(op, vm, &failed) == 0)
+    if (snapshot_go_on(op, vm, rc < 0 ? e : NULL, &failed) == 0)
         return rc;
+    log_error("instance %s does not run on after a fork: %s", op->id, failed.msg);
     if (rc == 0)
         *e = failed;
     return -1;

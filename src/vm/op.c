@@ -85,6 +85,25 @@ static void answer(struct vm_op *op, const struct instance *row)
     op_free(op);
 }
 
+static void answer_early(struct post *post)
+{
+    struct vm_op *op = container_of(post, struct vm_op, early);
+    void (*answered)(struct vm_op * op, const struct instance *row) = op->answered;
+
+    op->answered = NULL;
+    op->err = op->early_err;
+    if (answered)
+        answered(op, table_by_id(&op->world->table, op->id));
+    op->err = (struct err){0};
+}
+
+void vm_op_answer_early(struct vm_op *op, const struct err *why)
+{
+    op->early_err = *why;
+    op->early.fn = answer_early;
+    loop_post(op->world->loop, &op->early);
+}
+
 void vm_op_refuse(struct vm_op *op)
 {
     answer(op, NULL);
@@ -237,7 +256,8 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->job.done = op_done;
     op->job.kind =
         op->verb->kind == VM_JOB_RESTORE ? restore_job_kind(op->spec->driver) : op->verb->kind;
-    op->job.timeout_ms = op->verb->timeout_ms;
+    op->job.timeout_ms =
+        op->verb->kind == VM_JOB_SNAPSHOT ? w->snapshot_timeout_ms : op->verb->timeout_ms;
     row->holder = op;
     op->queued = span_begin(
         &op->trace,

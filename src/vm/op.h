@@ -97,6 +97,8 @@ struct vm_op {
     struct job job;
     struct err err;
     struct timer patience;
+    struct post early;    /* of vm_op_answer_early() */
+    struct err early_err; /* what it says */
 };
 
 struct vm_op *vm_op_new(const struct vm_verb *verb,
@@ -124,6 +126,13 @@ void vm_op_refuse(struct vm_op *op);
  * started, or on none where the state has none.
  */
 void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+/*
+ * Worker, from run(): the operation has failed, which the client is told now, although
+ * run() has more to do before the row is free. Once; what run() returns later only
+ * goes into the row.
+ */
+void vm_op_answer_early(struct vm_op *op, const struct err *why);
 
 /* For answered(). */
 const struct err *vm_op_error(const struct vm_op *op);

@@ -17,7 +17,7 @@
 #define HALF_MADE VMM_SNAPSHOT_DIR ".new"
 #define MADE_BY "made-by" /* {"incarnation":N,"identity":"..."} */
 
-enum { MADE_BY_MAX = 64 * 1024, RESUME_MS = 5000 };
+enum { MADE_BY_MAX = 64 * 1024 };
 
 static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
                          const struct vmm_host *host, uint64_t incarnation, struct err *e)
@@ -119,20 +119,6 @@ static int save(const struct op *op, const struct vmm_handle *vm, const struct v
     return publish(op, vm->dir_fd, snapshot_fd, e);
 }
 
-/* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
-static void go_on(const struct vmm_handle *vm)
-{
-    struct op op = {clock_ms() + RESUME_MS, -1};
-    struct err e = {0};
-
-    if (snapshot_remove(vm->dir_fd, &e) < 0) {
-        log_warn("%s: a snapshot that failed stays on the disk: %s", vm->name, e.msg);
-        err_clear(&e);
-    }
-    if (vmm_resume(&op, vm, &e) < 0)
-        log_warn("%s: %s", vm->name, e.msg);
-}
-
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e)
 {
@@ -141,10 +127,8 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     /* Most of the disk's dirty pages go out while the guest still runs. */
     if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
-        go_on(vm);
+    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0)
         return -1;
-    }
     return 0;
 }
 

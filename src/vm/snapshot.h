@@ -11,14 +11,25 @@
  */
 #pragma once
 
-#include "vm/world.h"
+#include "vm/op.h"
 
 /*
- * Pauses the VM and saves it. On failure nothing of it stays, and the VM runs on
- * if it still can.
+ * Pauses the VM and saves it. What a failure leaves behind is snapshot_give_up()'s: half
+ * a snapshot, and a VM that is paused.
  */
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e);
+
+/*
+ * The VM goes on as if nothing had been, and what there is of the snapshot goes. A VMM
+ * that is busy with it all the same is waited for, for as long as nobody preempts; why,
+ * if it says that time ran out, is what the client is told before.
+ */
+void snapshot_give_up(struct vm_op *op, const struct vmm_handle *vm, const struct err *why);
+
+/* The first half of it: also for a VM whose snapshot is done with. */
+int snapshot_go_on(struct vm_op *op, const struct vmm_handle *vm, const struct err *why,
+                   struct err *e);
 
 /*
  * A VM's snapshot into another instance's directory, which is not published yet, in

@@ -52,6 +52,7 @@ struct vm_world {
     struct vm_env env;
     struct instance_table table;
     struct trace_ring traces;
+    int64_t snapshot_timeout_ms; /* of a standby, and of a fork's capture of a running source */
     int64_t preempt_patience_ms; /* how long a preempted job may take to unwind */
 };
 

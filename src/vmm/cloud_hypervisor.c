@@ -162,7 +162,8 @@ static int bring_up(const struct op *op, struct start *s, const struct vmm_load 
 {
     auto_span span = op_span(op, "hypervisor.start_process");
 
-    if (open_files(s, e) < 0 || spawn(s, e) < 0)
+    if (tree_remove(s->boot->dir_fd, CLOUD_HYPERVISOR_SAVE, e) < 0 || open_files(s, e) < 0 ||
+        spawn(s, e) < 0)
         return -1;
     if (load && load->started)
         load->started(load->arg, &s->process);

@@ -153,3 +153,72 @@ def test_events_that_are_cut_or_garbled_are_left_out(ch):
     tell(ch, made, "/api/v1/vm.pause")
     until("what follows is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
     ch.api.delete("/instances/vm")
+
+
+def half_made(daemon, instance):
+    return [name for name in ("save", "snapshot", "snapshot.new") if (daemon.instance_dir(instance["id"]) / name).exists()]
+
+
+@pytest.fixture
+def hasty(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__SNAPSHOT_TIMEOUT="500ms") as daemon:
+        yield daemon
+
+
+@pytest.mark.core
+def test_a_snapshot_that_outlives_its_deadline_is_given_up_and_the_vm_runs_on(hasty):
+    made = create(hasty)
+    pid = hasty.vm_pid(made["id"])
+    hasty.faults.write_text("park 3000 PUT /api/v1/vm.snapshot\n")
+    late = hasty.api.request("POST", "/instances/vm/standby")
+    assert late.status == 504 and "deadline" in late.json()["message"], late
+    assert half_made(hasty, made), "the VMM is still at it"
+    busy = hasty.api.request("POST", "/instances/vm/standby")
+    assert busy.status == 409 and "under way" in busy.json()["message"], "the row is held"
+    assert hasty.api.get("/instances/vm")["state"] == "Running"
+    hasty.faults.write_text("")
+    until("it has given it up", lambda: not half_made(hasty, made))
+    until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
+    assert hasty.api.post("/instances/vm/restore")["state"] == "Running"
+    assert hasty.vm_pid(made["id"]) != pid
+    hasty.api.delete("/instances/vm")
+
+
+def test_a_delete_preempts_a_snapshot_that_outlives_its_deadline(hasty):
+    made = create(hasty)
+    hasty.faults.write_text("park 60000 PUT /api/v1/vm.snapshot\n")
+    assert hasty.api.request("POST", "/instances/vm/standby").status == 504
+    hasty.api.delete("/instances/vm")
+    assert not hasty.instance_dir(made["id"]).exists() and not hasty.vm_processes()
+
+
+def test_a_fork_whose_capture_outlives_its_deadline_leaves_the_source_running(hasty):
+    made = create(hasty)
+    hasty.faults.write_text("park 3000 PUT /api/v1/vm.snapshot\n")
+    late = hasty.api.request("POST", "/instances/vm/fork", {"name": "other", "from_running": True})
+    assert late.status == 504, late
+    assert [one["name"] for one in hasty.api.get("/instances")] == ["vm"]
+    hasty.faults.write_text("")
+    until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
+    assert [p.name for p in (hasty.data / "instances").iterdir()] == [made["id"]]
+    hasty.api.delete("/instances/vm")
+
+
+def test_twenty_that_are_parked_in_a_snapshot_keep_nobody_waiting(ch):
+    create(ch, "free")
+    parked = [create(ch, f"parked-{n}") for n in range(20)]
+    ch.faults.write_text("park 30000 PUT /api/v1/vm.snapshot\n")
+    sleeping = [Background(ch.api.request, "POST", f"/instances/{one['name']}/standby") for one in parked]
+    until("some are parked", lambda: sum(bool(half_made(ch, one)) for one in parked) >= 8)
+    for _ in range(20):
+        states = {one["name"]: one["state"] for one in ch.api.get("/instances")}
+        assert set(states.values()) <= {"Running", "Paused"} and len(states) == 21, states
+        assert ch.api.get("/instances/parked-0")["state"] in ("Running", "Paused")
+    assert create(ch, "new")["state"] == "Running"
+    assert not any(one.value for one in sleeping), "all that while they were parked"
+    for one in parked:
+        ch.api.delete(f"/instances/{one['name']}")
+    for one in sleeping:
+        assert one.result().status == 409
+    ch.faults.write_text("")
+    ch.delete_all()
