@@ -55,12 +55,18 @@ static bool is_firecracker(const struct bench *b)
     return b->hypervisor && strcmp(b->hypervisor, "firecracker") == 0;
 }
 
+/* It may be a double, whose time is no VMM's. */
+static bool may_be_doubled(const struct bench *b)
+{
+    return is_firecracker(b) || (b->hypervisor && strcmp(b->hypervisor, "cloud-hypervisor") == 0);
+}
+
 /* Upstream's harness is asked for by the environment. */
 static bool prints_breakdown(const struct bench *b)
 {
     const char *asked = getenv("HYPEMAN_RUN_FORK_PHASE_BREAKDOWN_PERF");
 
-    return is_firecracker(b) || (asked && strcmp(asked, "1") == 0);
+    return may_be_doubled(b) || (asked && strcmp(asked, "1") == 0);
 }
 
 static void fork_once(struct bench *b, struct costs *c, int i, char id[ID_SIZE])
@@ -320,7 +326,7 @@ void bench_fork(struct bench *b)
     (void)api(b, "POST /instances/bench/standby", NULL, 200);
     measure_alone(b, n);
     measure_siblings(b, n < SIBLINGS ? n : SIBLINGS);
-    if (is_firecracker(b))
+    if (may_be_doubled(b))
         measure_slope(b);
     else
         measure_burst(b);

@@ -176,20 +176,32 @@ static void use_readiness(const char *how)
 /* The daemon inherits our environment. */
 static void use_hypervisor(const struct bench *b)
 {
-    const char *real = getenv("HYPEMAN_TEST_FIRECRACKER");
+    static const struct {
+        const char *name, *real, *setting;
+    } doubled[] = {
+        {"firecracker", "HYPEMAN_TEST_FIRECRACKER", "HYPERVISOR__FIRECRACKER_BINARY_PATH"},
+        {"cloud-hypervisor",
+         "HYPEMAN_TEST_CLOUD_HYPERVISOR",
+         "HYPERVISOR__CLOUD_HYPERVISOR_BINARY_PATH"},
+    };
     const char *slash = strrchr(b->binary, '/');
-    auto_free char *path = mem_printf(
-        "%.*s/tests/doubles/firecracker", (int)(slash ? slash - b->binary : 0), b->binary);
 
     if (!b->hypervisor)
         return;
     setenv("HYPERVISOR__DEFAULT", b->hypervisor, 1);
-    if (strcmp(b->hypervisor, "firecracker") != 0)
-        return;
-    setenv("HYPERVISOR__FIRECRACKER_BINARY_PATH", real ? real : path, 1);
-    setenv("HYPERVISOR__ACCELERATION", "kvm", 1);
-    (void)fprintf(
-        stderr, "on %s\n", real ? real : "the double of Firecracker, which answers at once");
+    for (size_t i = 0; i < sizeof(doubled) / sizeof(doubled[0]); i++) {
+        const char *real = getenv(doubled[i].real);
+        auto_free char *path = mem_printf("%.*s/tests/doubles/%s",
+                                          (int)(slash ? slash - b->binary : 0),
+                                          b->binary,
+                                          doubled[i].name);
+
+        if (strcmp(b->hypervisor, doubled[i].name) != 0)
+            continue;
+        setenv(doubled[i].setting, real ? real : path, 1);
+        setenv("HYPERVISOR__ACCELERATION", "kvm", 1);
+        (void)fprintf(stderr, "on %s\n", real ? real : "its double, which answers at once");
+    }
 }
 
 static bool is_filesystem(const char *text)

@@ -74,13 +74,14 @@ static void tell_counts(const json_t *body, struct answer *a)
     a->status = 200;
     buf_printf(&a->body,
                "{\"requests\":%d,\"boots\":%d,\"loads\":%d,\"pauses\":%d,\"resumes\":%d,"
-               "\"saves\":%d}",
+               "\"saves\":%d,\"resume_requests\":%d}",
                vm.counts.requests,
                vm.counts.boots,
                vm.counts.loads,
                vm.counts.pauses,
                vm.counts.resumes,
-               vm.counts.saves);
+               vm.counts.saves,
+               vm.counts.resume_requests);
 }
 
 static void tell_config(const json_t *body, struct answer *a)
@@ -126,9 +127,10 @@ static void change_state(const json_t *body, struct answer *a)
 
     if (state && strcmp(state, "Paused") == 0)
         vm_pause(&vm);
-    else if (state && strcmp(state, "Resumed") == 0)
+    else if (state && strcmp(state, "Resumed") == 0) {
+        vm.counts.resume_requests++;
         vm_resume(&vm);
-    else
+    } else
         fault(a, "An error occurred when deserializing the json body of a request: state.");
 }
 

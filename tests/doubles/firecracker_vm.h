@@ -36,7 +36,8 @@ struct vm {
     uint64_t base_count; /* when it last began to run */
     int uffd_socket;     /* kept open, as the handler expects */
     struct {
-        int requests, boots, loads, pauses, resumes, saves;
+        int requests, boots, loads, pauses, resumes, saves; /* resumes that changed something */
+        int resume_requests;
     } counts;
 };
 

@@ -23,6 +23,7 @@ def serving(hypervisor, root, rootfs, data=None, **settings):
             f"HYPERVISOR__{hypervisor.upper().replace('-', '_')}_BINARY_PATH": str(harness.BUILD / "tests/doubles" / hypervisor),
             "HYPERVISOR__ACCELERATION": "kvm",
             "HYPERVISOR__DEFAULT": hypervisor,
+            "GUEST__KERNEL": str(harness.BUILD / "tests/guests/tiny"),
             "HYPEMAN_DOUBLE_FAULTS": str(faults),
             **settings,
         },

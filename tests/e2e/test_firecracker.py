@@ -2,6 +2,7 @@
 """Firecracker by its double: what the daemon makes of it, asleep, awake, forked, and when it misbehaves."""
 import contextlib
 import os
+import pathlib
 import signal
 import time
 
@@ -14,6 +15,10 @@ from harness import Background, until
 
 def serving(*args, **settings):
     return doubled.serving("firecracker", *args, **settings)
+
+
+def maps(daemon):
+    return [pathlib.Path(f"/proc/{pid}/maps") for pid in daemon.vm_processes()]
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def test_it_starts_sleeps_wakes_and_ends(fc):
     woken = fc.api.post("/instances/vm/restore")
     assert woken["state"] == "Running"
     told = counts(fc, made)
-    assert (told["loads"], told["resumes"], told["boots"]) == (1, 1, 0), told
+    assert (told["loads"], told["resumes"], told["resume_requests"], told["boots"]) == (1, 1, 0, 0), told
     assert "VM was resumed during snapshot load" in fc.log_text()
     stopped = fc.api.post("/instances/vm/stop")
     assert stopped["state"] == "Stopped" and stopped["exit_code"] == 0, "its agent was told, and reset the machine"
@@ -49,7 +54,7 @@ def test_a_setting_keeps_the_resume_apart_and_it_still_comes_once(tmp_path, root
         fc.api.post("/instances/vm/standby")
         assert fc.api.post("/instances/vm/restore")["state"] == "Running"
         told = counts(fc, made)
-        assert (told["loads"], told["resumes"]) == (1, 1), told
+        assert (told["loads"], told["resumes"], told["resume_requests"]) == (1, 1, 1), told
         assert fc.log_text().count(key) == 1, "it is said once"
         assert "during snapshot load" not in fc.log_text()
         spans = [s["name"] for s in traces(fc)[0]["spans"]]
@@ -70,7 +75,7 @@ def test_sixty_four_forks_at_once_while_the_source_wakes(fc):
     for one in made:
         assert one["state"] == "Running"
         told = counts(fc, one)
-        assert (told["loads"], told["resumes"]) == (1, 1), told
+        assert (told["loads"], told["resumes"], told["resume_requests"]) == (1, 1, 0), told
         until("its disk is its own", lambda one=one: name_on_disk(fc, one) == one["name"])
         here = fc.instance_dir(one["id"])
         assert (here / "vsock.sock").is_socket() and (here / "api.sock").is_socket()
@@ -108,20 +113,24 @@ def test_the_daemon_dies_in_the_middle_of_forks(fc):
 
 
 @pytest.mark.parametrize(
-    "faults",
+    "faults, then",
     [
-        "park 400 PUT /snapshot/load\n",  # killed while the load is under way
-        "slow-bind 400\n",  # before it has begun
-        "",
+        ("park 1000 PUT /snapshot/load\n", {"Running"}),  # its guest runs: it is not taken away
+        ("slow-bind 400\n", {"Standby"}),  # it had nothing to run yet
+        ("", {"Running", "Standby"}),
     ],
+    ids=["in the load", "before it", "somewhere"],
 )
-def test_the_daemon_dies_in_the_middle_of_a_restore(fc, faults):
+def test_the_daemon_dies_in_the_middle_of_a_restore(fc, faults, then):
     made = create(fc)
     fc.api.post("/instances/vm/standby")
     fc.faults.write_text(faults)
     waking = Background(fc.api.request, "POST", "/instances/vm/restore")
     until("it is under way", lambda: fc.vm_processes())
+    if "park" in faults:  # the guest is on its disk and the answer is not there yet
+        until("it is in the load", lambda: any("snapshot/memory" in m.read_text() for m in maps(fc)))
     fc.restart(signal.SIGKILL)
+    assert fc.api.get("/instances/vm")["state"] in then
     with contextlib.suppress(Exception):
         waking.result()
     fc.faults.write_text("")
