@@ -36,6 +36,7 @@ struct api_limits {
 
 struct api {
     struct vm_world *world;
+    const char *default_reason; /* why it is the next */
     const struct vmm_driver *default_driver; /* NULL: this host can run none */
     const char *version;                     /* of this build */
     const char *secret;                      /* of the tokens' signatures */

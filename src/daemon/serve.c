@@ -296,24 +296,29 @@ static int open_state(struct daemon *d, struct err *e)
     return 0;
 }
 
-static const struct vmm_driver *choose_default(const struct daemon *d)
+/* And why it is that one. */
+static const struct vmm_driver *choose_default(const struct daemon *d, const char **reason_out)
 {
     const char *wanted = d->config.default_hypervisor;
     const struct vmm_driver *driver;
     struct err why = {0};
 
     if (*wanted) {
+        *reason_out = "the setting hypervisor.default names it";
         driver = vmm_find(wanted);
         if (!driver)
             log_error("hypervisor.default: there is no hypervisor called %s", wanted);
         return driver;
     }
+    *reason_out = "the first that this host can run, of cloud-hypervisor, firecracker, "
+                  "qemu-microvm and qemu";
     for (size_t i = 0; (driver = vmm_driver_at(i)) != NULL; i++) {
         if (driver->available(&d->host, &why) == 0)
             return driver;
         log_info("%s cannot run here: %s", driver->name, why.msg);
         err_clear(&why);
     }
+    *reason_out = "this host can run none; each says why";
     log_warn("no hypervisor can run here: instances can be listed, but not started");
     return NULL;
 }
@@ -321,10 +326,13 @@ static const struct vmm_driver *choose_default(const struct daemon *d)
 static void set_up_api(struct daemon *d)
 {
     const struct group *group = getgrnam(d->config.socket_group);
+    const char *reason;
+    const struct vmm_driver *driver = choose_default(d, &reason);
 
     d->api = (struct api){
         .world = &d->world,
-        .default_driver = choose_default(d),
+        .default_driver = driver,
+        .default_reason = reason,
         .version = version_commit,
         .secret = *d->config.jwt_secret ? d->config.jwt_secret : buf_str(&d->secret),
         .own_uid = geteuid(),
@@ -338,8 +346,8 @@ static void set_up_api(struct daemon *d)
                 .delete_grace_ms = d->config.delete_grace_ms,
             },
     };
-    if (d->api.default_driver)
-        log_info("default hypervisor: %s", d->api.default_driver->name);
+    if (driver)
+        log_info("default hypervisor: %s: %s", driver->name, reason);
 }
 
 /* The directory of the socket, as mkdir would: a package or systemd usually made it. */

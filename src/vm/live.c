@@ -149,6 +149,31 @@ static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_sta
     observed(live);
 }
 
+/* The process goes on, and the workload begins again: its end is kept as the last one's. */
+static void guest_restarted(struct vm_live *live)
+{
+    struct vm_run *run = &live->row->run;
+    char text[80];
+
+    if (live->row->holder)
+        return;
+    run->restarts++;
+    (void)snprintf(text,
+                   sizeof(text),
+                   "the guest restarted its machine, %u time%s so far",
+                   run->restarts,
+                   run->restarts == 1 ? "" : "s");
+    if (live->reported)
+        vm_run_set_exit(run, live->report.code, live->report.message);
+    else
+        vm_run_set_end(run, text);
+    live->reported = false;
+    vm_run_enter(run, VM_INITIALIZING, VM_BY_EVENT, wall_us());
+    run->started_us = run->since_us;
+    log_info("instance %s (%s): %s", live->row->id, live->row->spec->name, text);
+    observed(live);
+}
+
 static void on_monitor(void *owner, const struct vmm_event *event)
 {
     struct vm_live *live = owner;
@@ -171,9 +196,11 @@ static void on_monitor(void *owner, const struct vmm_event *event)
         vmm_monitor_close(live->monitor);
         live->monitor = NULL;
         break;
+    case VMM_EVENT_REBOOT:
+        guest_restarted(live);
+        break;
     case VMM_EVENT_READY:
     case VMM_EVENT_STATUS:
-    case VMM_EVENT_REBOOT:
         break;
     }
 }

@@ -57,7 +57,8 @@ struct vm_run {
 
     int64_t started_us; /* 0: never */
     int64_t stopped_us;
-    bool exit_known; /* the workload's exit code is known; else only the message may be */
+    uint32_t restarts; /* of the guest, within the process that runs now */
+    bool exit_known;   /* the workload's exit code is known; else only the message may be */
     int exit_code;
     char *exit_message;            /* owned; NULL for none */
     int64_t phase_ms[N_VM_STATES]; /* time spent in each state, without the present one */

@@ -222,3 +222,28 @@ def test_twenty_that_are_parked_in_a_snapshot_keep_nobody_waiting(ch):
         assert one.result().status == 409
     ch.faults.write_text("")
     ch.delete_all()
+
+
+def test_a_guest_that_restarts_its_machine_stays_and_its_restarts_are_counted(ch):
+    made = create(ch)
+    pid = ch.vm_pid(made["id"])
+    for times in ("1 time so far", "2 times so far"):
+        tell(ch, made, "/double/reboot")
+        until("it is told", lambda times=times: times in (ch.api.get("/instances/vm")["exit_message"] or ""))
+        ch.api.wait("vm", "Running")
+    assert ch.vm_pid(made["id"]) == pid
+    ch.api.delete("/instances/vm")
+
+
+def test_the_default_is_the_best_that_the_host_can_run(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__DEFAULT="") as ch:
+        told = ch.api.get("/capabilities")
+        assert told["default_runtime"]["name"] == "cloud-hypervisor" and "the first" in told["default_runtime"]["reason"]
+        assert "default hypervisor: cloud-hypervisor: the first" in ch.log_text()
+    (tmp_path / "tcg").mkdir()
+    with serving(tmp_path / "tcg", rootfs, HYPERVISOR__DEFAULT="", HYPERVISOR__ACCELERATION="tcg") as ch:
+        told = ch.api.get("/capabilities")
+        assert told["default_runtime"]["name"] == "qemu-microvm", "a VMM that has no KVM to run on is not offered"
+        refused = {one["name"]: one.get("unavailable_reason") for one in told["runtimes"]}
+        assert "needs KVM" in refused["cloud-hypervisor"] and refused["qemu-microvm"] is None
+        assert "cloud-hypervisor cannot run here: Cloud Hypervisor needs KVM" in ch.log_text()
