@@ -12,6 +12,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/overlay.h"
 #include "vm/restore.h"
@@ -170,8 +171,7 @@ static int disk_ahead(const struct op *op, const struct vmm_handle *vm, int to_f
 
 static int copy_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
-    if (link_or_copy(vm->dir_fd, to_fd, VMM_IMAGE, e) < 0 ||
-        snapshot_save_ahead(op, vm, to_fd, e) < 0)
+    if (link_or_copy(vm->dir_fd, to_fd, VMM_IMAGE, e) < 0 || snapshot_save_ahead(op, vm, e) < 0)
         return -1;
     return disk_ahead(op, vm, to_fd, e);
 }
@@ -195,7 +195,7 @@ static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int 
     int rc = vmm_pause(&op->job.op, vm, e);
 
     if (rc == 0)
-        rc = snapshot_save_rest(&op->job.op, vm, to_fd, e);
+        rc = snapshot_save_rest(&op->job.op, vm, e);
     if (rc == 0)
         rc = clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
     if (resume_source(op, vm, &failed) == 0)
@@ -210,12 +210,16 @@ static int capture_run(struct vm_op *op, struct err *e)
     auto_close int dir_fd = env_open_instance(op->env, op->id, e);
     auto_close int to_fd = dir_fd < 0 ? -1 : make_half(op->env, op->other, e);
     struct vmm_handle vm = {op->spec->driver, op->spec->name, dir_fd, op->pidfd};
+    struct err ignored = {0};
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
-    if (copy_ahead(&op->job.op, &vm, to_fd, e) == 0 && copy_paused(op, &vm, to_fd, e) == 0 &&
-        snapshot_finish(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
+    if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
+        copy_paused(op, &vm, to_fd, e) == 0 &&
+        snapshot_give(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
+    if (snapshot_remove(dir_fd, &ignored) < 0)
+        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, ignored.msg);
     remove_half(op->env, op->other);
     return err_wrap(e, "fork %s", op->spec->name);
 }
@@ -223,9 +227,15 @@ static int capture_run(struct vm_op *op, struct err *e)
 /* The source is what it was. */
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    (void)w;
     (void)op;
     row->observed_ms = clock_ms();
+    freeze_undo(w, row);
+}
+
+static void capture_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    freeze_undo(w, row);
 }
 
 static void capture_undo(struct vm_op *op)
@@ -239,8 +249,10 @@ static const struct vm_verb verb_capture = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = capture_check,
+    .begin = freeze_begin,
     .run = capture_run,
     .apply = capture_apply,
+    .failed = capture_failed,
     .undo = capture_undo,
 };
 

@@ -30,6 +30,7 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
     op->pidfd = -1;
     op->dir_fd = -1;
     op->held_fd = -1;
+    op->frozen_fd = -1;
     op->started.pidfd = -1;
     return op;
 }
@@ -59,6 +60,7 @@ static void op_free(struct vm_op *op)
         close(op->pidfd);
     if (op->dir_fd >= 0)
         close(op->dir_fd);
+    cleanup_close(&op->frozen_fd);
     if (op->held_fd >= 0)
         world_close(op->world, take_fd(&op->held_fd));
     if (op->started.pidfd >= 0)

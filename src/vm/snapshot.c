@@ -46,26 +46,33 @@ static int save_part(const struct op *op, const struct vmm_handle *vm, bool ahea
     return snapshot_fd < 0 ? -1 : vmm_save(op, vm, &(struct vmm_save){snapshot_fd, ahead}, e);
 }
 
-int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = -1;
 
+    if (snapshot_remove(vm->dir_fd, e) < 0)
+        return -1;
+    snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
     return save_part(op, vm, true, snapshot_fd, e);
 }
 
-int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
     return save_part(op, vm, false, snapshot_fd, e);
 }
 
-int snapshot_finish(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                    int to_fd, struct err *e)
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
-    return snapshot_fd < 0 ? -1 : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
+    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
+               ? err_errno(e, "give the snapshot away")
+               : 0;
 }
 
 static int sync_files(int snapshot_fd, struct err *e)
@@ -108,12 +115,14 @@ static int publish(const struct op *op, int dir_fd, int snapshot_fd, struct err 
     return dir_sync(dir_fd, e);
 }
 
+/* What is half made is there before the pause: by it the next start knows of one. */
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
-    if (save_part(op, vm, false, snapshot_fd, e) < 0 ||
+    if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
+        save_part(op, vm, false, snapshot_fd, e) < 0 ||
         write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
         return -1;
     return publish(op, vm->dir_fd, snapshot_fd, e);
@@ -141,7 +150,7 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     /* Most of the disk's dirty pages go out while the guest still runs. */
     if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+    if (save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
         return -1;
     }

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "vm/exit_note.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -31,7 +32,7 @@ static int await_end(struct vm_op *op, int64_t killed_us, struct err *e)
     int rc = proc_kill(&last_moment, op->pidfd, e);
 
     span_put(op->job.op.trace, "hypervisor.stop", killed_us, clock_us());
-    return rc < 0 ? -1 : vmm_clear_sockets(op->dir_fd, e);
+    return rc;
 }
 
 /*
@@ -51,7 +52,7 @@ static int run(struct vm_op *op, struct err *e)
     int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
-    if (op->dir_fd < 0 ||
+    if (op->dir_fd < 0 || freeze_await(op, e) < 0 ||
         snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
     op->held_fd = vmm_hold_memory(&vm);
@@ -65,7 +66,7 @@ static int run(struct vm_op *op, struct err *e)
         op->run.state = VM_RUNNING; /* what it is without its process is for its exit to say */
         return err_wrap(e, "standby %s", op->spec->name);
     }
-    if (uncommitted.code == ERR_NONE)
+    if (uncommitted.code == ERR_NONE && vmm_clear_sockets(op->dir_fd, &uncommitted) == 0)
         return 0;
     *e = uncommitted;
     return err_wrap(e, "standby %s", op->spec->name);
@@ -74,8 +75,10 @@ static int run(struct vm_op *op, struct err *e)
 /* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
 static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    if (op->run.state != VM_STANDBY)
+    if (op->run.state != VM_STANDBY) {
+        freeze_undo(w, row);
         return;
+    }
     vm_op_show(w, row, op);
     exit_note_store(w, row);
 }
@@ -86,6 +89,7 @@ const struct vm_verb verb_standby = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = check,
+    .begin = freeze_begin,
     .run = run,
     .apply = vm_op_show,
     .failed = failed,

@@ -32,7 +32,8 @@ void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
     memcpy(limits, vm_job_limits, sizeof(limits));
     if (env->firecracker_restores)
         limits[VM_JOB_RESTORE_FIRECRACKER].running = env->firecracker_restores;
-    *w = (struct vm_world){.loop = loop, .env = *env, .preempt_patience_ms = 10000};
+    *w = (struct vm_world){
+        .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
     w->jobs = jobs_new(loop, limits, N_VM_JOB_KINDS);
     table_init(&w->table);
 }
