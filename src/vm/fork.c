@@ -392,6 +392,7 @@ struct forking {
     char id[ID_SIZE]; /* of the new, reserved row */
     char source[ID_SIZE];
     enum vm_state target;
+    const atomic_bool *abandoned;
 };
 
 static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
@@ -401,6 +402,7 @@ static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
     memcpy(op->other, f->source, sizeof(op->other));
     op->target = f->target;
     op->is_prepared = is_prepared;
+    op->abandoned = is_prepared ? NULL : f->abandoned;
     vm_op_begin(w, table_by_id(&w->table, f->id), op);
     free(f);
 }
@@ -495,6 +497,7 @@ void instance_fork(struct vm_world *w, struct instance *source, const struct for
     f->answered = answered;
     f->arg = arg;
     f->target = request->target;
+    f->abandoned = request->abandoned;
     memcpy(f->source, source->id, sizeof(f->source));
     memcpy(f->id, reserve(w, source, request->name)->id, sizeof(f->id));
     if (!runs) {

@@ -217,7 +217,11 @@ static void op_run(struct job *job)
 
     span_end(&op->queued);
     job->op.trace = &op->trace;
-    (void)op->verb->run(op, &job->err);
+    if (op->abandoned && atomic_load(op->abandoned))
+        err_set(
+            &job->err, ERR_CANCELLED, "the client went away before the %s began", op->verb->name);
+    else
+        (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
     (void)op_span(&job->op, "publish"); /* ends with the trace: back to the loop, table, watches */
 }
