@@ -319,11 +319,18 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     return commit(op, e);
 }
 
+/* It may be committed already. The record goes before the directory, as in a delete. */
 static void fork_undo(struct vm_op *op)
 {
+    struct store_change *change = store_change_new();
     struct err e = {0};
 
     launch_undo(op);
+    instances_delete(change, op->id);
+    if (store_commit(op->env->store, change, &e) < 0) {
+        log_error("instance %s: a record of the fork that failed may stay: %s", op->id, e.msg);
+        err_clear(&e);
+    }
     remove_half(op->env, op->id);
     if (tree_remove(op->env->instances_fd, op->id, &e) < 0)
         log_error("instance %s: its directory could not be removed: %s", op->id, e.msg);

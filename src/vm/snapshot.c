@@ -195,7 +195,7 @@ int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e)
 {
     json_auto_t *made_by = NULL;
 
-    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) < 0)
+    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, F_OK, 0) < 0)
         return errno == ENOENT ? 0 : err_errno(e, "look for a snapshot");
     made_by = read_made_by(dir_fd, e);
     if (!made_by)
@@ -224,7 +224,10 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
                    buf_str(&now));
 }
 
+/* Without what says who made it it counts for nothing, whatever becomes of the rest. */
 int snapshot_remove(int dir_fd, struct err *e)
 {
+    if (unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT)
+        return err_errno(e, "withdraw the snapshot");
     return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
 }

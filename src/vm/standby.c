@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "vm/exit_note.h"
 #include "vm/freeze.h"
 #include "vm/launch.h"
@@ -83,6 +84,16 @@ static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
     exit_note_store(w, row);
 }
 
+/* A stop was done before it: there is no memory to keep any more. */
+static void undo(struct vm_op *op)
+{
+    struct err e = {0};
+
+    if (snapshot_find(op->dir_fd, op->run.incarnation, &e) == 1 &&
+        snapshot_remove(op->dir_fd, &e) < 0)
+        log_warn("instance %s: a snapshot that came late stays: %s", op->id, e.msg);
+}
+
 const struct vm_verb verb_standby = {
     .name = "standby",
     .span = "instances.standby",
@@ -93,4 +104,5 @@ const struct vm_verb verb_standby = {
     .run = run,
     .apply = vm_op_show,
     .failed = failed,
+    .undo = undo,
 };
