@@ -77,6 +77,7 @@ static const struct setting {
      NULL,
      "inotify"},
     {"guest.kernel", TEXT, offsetof(struct config, kernel), NULL, ""},
+    {"guest.identity", TEXT, offsetof(struct config, identity), NULL, "while-running"},
     {"guest.initramfs", TEXT, offsetof(struct config, initramfs), NULL, ""},
     {"limits.max_vcpus_per_instance",
      NUMBER,

@@ -39,6 +39,7 @@ struct config {
     char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */
     char *kernel;           /* empty: the installed one */
     char *initramfs;
+    char *identity; /* while-running, before-run: when a restored guest learns who it is */
     uint64_t max_vcpus;
     uint64_t max_memory_bytes;
     uint64_t max_overlay_bytes;

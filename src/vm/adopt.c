@@ -101,30 +101,42 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
     log_info("instance %s (%s) ended while the daemon was down", row->id, row->spec->name);
 }
 
+static void drop_snapshot(const struct instance *row, int dir_fd)
+{
+    struct err e = {0};
+
+    if (snapshot_remove(dir_fd, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+}
+
 /*
- * The process of a standby or restore that a crash cut short may still be paused.
- * What is left of the snapshot says so; the VM runs on, and the snapshot goes. False:
- * it had not come so far as to have a VM, and was ended.
+ * The process of a standby, restore or fork that a crash cut short may still be paused.
+ * What is left of the snapshot says so. It goes before the VM runs on: from then on it
+ * would no longer be the continuation of the disk. Only a load that resumes may not have
+ * begun, and then it is still needed. False: so it was, and the process was ended.
  */
 static bool run_on(const struct instance *row, int dir_fd, int pidfd)
 {
     struct op op = {clock_ms() + RESUME_MS, -1};
     struct op last_moment = {clock_ms() + 2 * RESUME_MS, -1};
     struct vmm_handle vm = {row->spec->driver, row->spec->name, dir_fd, pidfd};
+    bool may_not_have_begun = row->run.disk_stamp != 0;
     struct err e = {0};
 
     if (!snapshot_is_there(dir_fd))
         return true;
-    log_info("instance %s (%s) was on its way into or out of standby; it runs on",
+    log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
              row->id,
              row->spec->name);
+    if (!may_not_have_begun)
+        drop_snapshot(row, dir_fd);
     if (vmm_resume(&op, &vm, &e) < 0) {
         log_warn("instance %s: %s", row->id, e.msg);
         err_clear(&e);
-        return row->run.disk_stamp == 0 || proc_kill(&last_moment, pidfd, &e) < 0;
+        return !may_not_have_begun || proc_kill(&last_moment, pidfd, &e) < 0;
     }
-    if (snapshot_remove(dir_fd, &e) < 0)
-        log_warn("instance %s: %s", row->id, e.msg);
+    if (may_not_have_begun)
+        drop_snapshot(row, dir_fd);
     return true;
 }
 
@@ -138,19 +150,19 @@ static bool has_not_woken(const struct vm_world *w, const struct instance *row, 
            snapshot_find(dir_fd, row->run.incarnation - 1, &e) == 1;
 }
 
-/* The process is gone. If the snapshot it was to leave is whole, nothing is lost. */
+/* The process is gone. If the snapshot it was to leave is whole, nothing is lost; else what there
+ * is of one is of no use. */
 static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd)
 {
     struct err e = {0};
+    int found = dir_fd < 0 ? 0 : snapshot_find(dir_fd, row->run.incarnation, &e);
 
-    bool has_slept = dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1;
-
-    if (!has_slept && dir_fd >= 0 && has_not_woken(a->w, row, dir_fd)) {
+    if (found != 1 && dir_fd >= 0 && has_not_woken(a->w, row, dir_fd)) {
         row->run.incarnation--;
-        has_slept = true;
+        found = 1;
     }
     row->run.disk_stamp = 0;
-    if (has_slept) {
+    if (found == 1) {
         vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
         row->run.stopped_us = row->run.since_us;
         instance_changed(&a->w->table, row);
@@ -160,6 +172,8 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
                  row->spec->name);
         return;
     }
+    if (found < 0 || (dir_fd >= 0 && snapshot_remove(dir_fd, &e) < 0))
+        log_warn("instance %s: what is left of a snapshot stays: %s", row->id, e.msg);
     ended_unseen(a, row, dir_fd);
 }
 

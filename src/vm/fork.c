@@ -12,6 +12,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/overlay.h"
 #include "vm/restore.h"
@@ -168,8 +169,7 @@ static int disk_ahead(const struct op *op, const struct vmm_handle *vm, int to_f
 
 static int copy_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
-    if (link_or_copy(vm->dir_fd, to_fd, VMM_IMAGE, e) < 0 ||
-        snapshot_save_ahead(op, vm, to_fd, e) < 0)
+    if (link_or_copy(vm->dir_fd, to_fd, VMM_IMAGE, e) < 0 || snapshot_save_ahead(op, vm, e) < 0)
         return -1;
     return disk_ahead(op, vm, to_fd, e);
 }
@@ -181,7 +181,7 @@ static int copy_paused(struct vm_op *op, const struct vmm_handle *vm, int to_fd,
     int rc = vmm_pause(&op->job.op, vm, e);
 
     if (rc == 0)
-        rc = snapshot_save_rest(&op->job.op, vm, to_fd, e);
+        rc = snapshot_save_rest(&op->job.op, vm, e);
     if (rc == 0)
         rc = clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
     if (snapshot_go_on(op, vm, rc < 0 ? e : NULL, &failed) == 0)
@@ -197,12 +197,16 @@ static int capture_run(struct vm_op *op, struct err *e)
     auto_close int dir_fd = env_open_instance(op->env, op->id, e);
     auto_close int to_fd = dir_fd < 0 ? -1 : make_half(op->env, op->other, e);
     struct vmm_handle vm = {op->spec->driver, op->spec->name, dir_fd, op->pidfd};
+    struct err ignored = {0};
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
-    if (copy_ahead(&op->job.op, &vm, to_fd, e) == 0 && copy_paused(op, &vm, to_fd, e) == 0 &&
-        snapshot_finish(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
+    if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
+        copy_paused(op, &vm, to_fd, e) == 0 &&
+        snapshot_give(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
+    if (snapshot_remove(dir_fd, &ignored) < 0)
+        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, ignored.msg);
     remove_half(op->env, op->other);
     return err_wrap(e, "fork %s", op->spec->name);
 }
@@ -210,9 +214,15 @@ static int capture_run(struct vm_op *op, struct err *e)
 /* The source is what it was. */
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    (void)w;
     (void)op;
     row->observed_ms = clock_ms();
+    freeze_undo(w, row);
+}
+
+static void capture_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    freeze_undo(w, row);
 }
 
 static void capture_undo(struct vm_op *op)
@@ -226,8 +236,10 @@ static const struct vm_verb verb_capture = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = capture_check,
+    .begin = freeze_begin,
     .run = capture_run,
     .apply = capture_apply,
+    .failed = capture_failed,
     .undo = capture_undo,
 };
 
@@ -294,11 +306,18 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     return commit(op, e);
 }
 
+/* It may be committed already. The record goes before the directory, as in a delete. */
 static void fork_undo(struct vm_op *op)
 {
+    struct store_change *change = store_change_new();
     struct err e = {0};
 
     launch_undo(op);
+    instances_delete(change, op->id);
+    if (store_commit(op->env->store, change, &e) < 0) {
+        log_error("instance %s: a record of the fork that failed may stay: %s", op->id, e.msg);
+        err_clear(&e);
+    }
     remove_half(op->env, op->id);
     if (tree_remove(op->env->instances_fd, op->id, &e) < 0)
         log_error("instance %s: its directory could not be removed: %s", op->id, e.msg);
@@ -367,6 +386,7 @@ struct forking {
     char id[ID_SIZE]; /* of the new, reserved row */
     char source[ID_SIZE];
     enum vm_state target;
+    const atomic_bool *abandoned;
 };
 
 static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
@@ -376,6 +396,7 @@ static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
     memcpy(op->other, f->source, sizeof(op->other));
     op->target = f->target;
     op->is_prepared = is_prepared;
+    op->abandoned = is_prepared ? NULL : f->abandoned;
     vm_op_begin(w, table_by_id(&w->table, f->id), op);
     free(f);
 }
@@ -470,6 +491,7 @@ void instance_fork(struct vm_world *w, struct instance *source, const struct for
     f->answered = answered;
     f->arg = arg;
     f->target = request->target;
+    f->abandoned = request->abandoned;
     memcpy(f->source, source->id, sizeof(f->source));
     memcpy(f->id, reserve(w, source, request->name)->id, sizeof(f->id));
     if (!runs) {

@@ -30,6 +30,7 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
     op->pidfd = -1;
     op->dir_fd = -1;
     op->held_fd = -1;
+    op->frozen_fd = -1;
     op->started.pidfd = -1;
     return op;
 }
@@ -59,6 +60,7 @@ static void op_free(struct vm_op *op)
         close(op->pidfd);
     if (op->dir_fd >= 0)
         close(op->dir_fd);
+    cleanup_close(&op->frozen_fd);
     if (op->held_fd >= 0)
         world_close(op->world, take_fd(&op->held_fd));
     if (op->started.pidfd >= 0)
@@ -234,7 +236,11 @@ static void op_run(struct job *job)
 
     span_end(&op->queued);
     job->op.trace = &op->trace;
-    (void)op->verb->run(op, &job->err);
+    if (op->abandoned && atomic_load(op->abandoned))
+        err_set(
+            &job->err, ERR_CANCELLED, "the client went away before the %s began", op->verb->name);
+    else
+        (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
     (void)op_span(&job->op, "publish"); /* ends with the trace: back to the loop, table, watches */
 }

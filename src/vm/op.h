@@ -23,6 +23,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "loop/beside.h"
@@ -67,11 +68,13 @@ struct vm_op {
     void (*answered)(struct vm_op *op,
                      const struct instance *row); /* err says how; row may be NULL */
     void *arg;
-    int64_t grace_ms;       /* stop, delete: how long the guest may take to end by itself */
-    char other[ID_SIZE];    /* fork: the source; capture: the instance to be */
-    enum vm_state target;   /* fork: what the new instance becomes */
-    bool is_prepared;       /* fork: its directory was made by a capture */
-    struct spec *next_spec; /* start: what the instance becomes; NULL: as it is. Owned */
+    int64_t grace_ms;             /* stop, delete: how long the guest may take to end by itself */
+    char other[ID_SIZE];          /* fork: the source; capture: the instance to be */
+    enum vm_state target;         /* fork: what the new instance becomes */
+    bool is_prepared;             /* fork: its directory was made by a capture */
+    const atomic_bool *abandoned; /* set once nobody waits for it: then it does not begin. NULL: it
+                                     does in any case. Lives until answered() */
+    struct spec *next_spec;       /* start: what the instance becomes; NULL: as it is. Owned */
 
     /* Filled in as it takes hold: the job's own view of the instance. */
     const struct vm_env *env;
@@ -88,6 +91,7 @@ struct vm_op {
     int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
     int held_fd;                /* is closed once the answer is out, by a job; -1: none */
 
+    int frozen_fd;         /* see vm/freeze.h; -1: none */
     struct beside *beside; /* run()'s own, while it runs: what has to end before it commits */
 
     /* Private. */

@@ -46,26 +46,33 @@ static int save_part(const struct op *op, const struct vmm_handle *vm, bool ahea
     return snapshot_fd < 0 ? -1 : vmm_save(op, vm, &(struct vmm_save){snapshot_fd, ahead}, e);
 }
 
-int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = -1;
 
+    if (snapshot_remove(vm->dir_fd, e) < 0)
+        return -1;
+    snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
     return save_part(op, vm, true, snapshot_fd, e);
 }
 
-int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
     return save_part(op, vm, false, snapshot_fd, e);
 }
 
-int snapshot_finish(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                    int to_fd, struct err *e)
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(to_fd, VMM_SNAPSHOT_DIR, e);
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
-    return snapshot_fd < 0 ? -1 : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
+    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
+               ? err_errno(e, "give the snapshot away")
+               : 0;
 }
 
 static int sync_files(int snapshot_fd, struct err *e)
@@ -108,12 +115,14 @@ static int publish(const struct op *op, int dir_fd, int snapshot_fd, struct err 
     return dir_sync(dir_fd, e);
 }
 
+/* What is half made is there before the pause: by it the next start knows of one. */
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
-    if (save_part(op, vm, false, snapshot_fd, e) < 0 ||
+    if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
+        save_part(op, vm, false, snapshot_fd, e) < 0 ||
         write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
         return -1;
     return publish(op, vm->dir_fd, snapshot_fd, e);
@@ -127,7 +136,7 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     /* Most of the disk's dirty pages go out while the guest still runs. */
     if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (pause_vm(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0)
+    if (save(op, vm, host, incarnation, e) < 0)
         return -1;
     return 0;
 }
@@ -170,7 +179,7 @@ int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e)
 {
     json_auto_t *made_by = NULL;
 
-    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) < 0)
+    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, F_OK, 0) < 0)
         return errno == ENOENT ? 0 : err_errno(e, "look for a snapshot");
     made_by = read_made_by(dir_fd, e);
     if (!made_by)
@@ -199,7 +208,10 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
                    buf_str(&now));
 }
 
+/* Without what says who made it it counts for nothing, whatever becomes of the rest. */
 int snapshot_remove(int dir_fd, struct err *e)
 {
+    if (unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT)
+        return err_errno(e, "withdraw the snapshot");
     return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
 }

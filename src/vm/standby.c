@@ -2,7 +2,9 @@
 #include <signal.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "vm/exit_note.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -31,7 +33,7 @@ static int await_end(struct vm_op *op, int64_t killed_us, struct err *e)
     int rc = proc_kill(&last_moment, op->pidfd, e);
 
     span_put(op->job.op.trace, "hypervisor.stop", killed_us, clock_us());
-    return rc < 0 ? -1 : vmm_clear_sockets(op->dir_fd, e);
+    return rc;
 }
 
 /*
@@ -51,7 +53,7 @@ static int run(struct vm_op *op, struct err *e)
     int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
-    if (op->dir_fd < 0)
+    if (op->dir_fd < 0 || freeze_await(op, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
     if (snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0) {
         err_wrap(e, "standby %s", op->spec->name);
@@ -69,7 +71,7 @@ static int run(struct vm_op *op, struct err *e)
         op->run.state = VM_RUNNING; /* what it is without its process is for its exit to say */
         return err_wrap(e, "standby %s", op->spec->name);
     }
-    if (uncommitted.code == ERR_NONE)
+    if (uncommitted.code == ERR_NONE && vmm_clear_sockets(op->dir_fd, &uncommitted) == 0)
         return 0;
     *e = uncommitted;
     return err_wrap(e, "standby %s", op->spec->name);
@@ -78,10 +80,22 @@ static int run(struct vm_op *op, struct err *e)
 /* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
 static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    if (op->run.state != VM_STANDBY)
+    if (op->run.state != VM_STANDBY) {
+        freeze_undo(w, row);
         return;
+    }
     vm_op_show(w, row, op);
     exit_note_store(w, row);
+}
+
+/* A stop was done before it: there is no memory to keep any more. */
+static void undo(struct vm_op *op)
+{
+    struct err e = {0};
+
+    if (snapshot_find(op->dir_fd, op->run.incarnation, &e) == 1 &&
+        snapshot_remove(op->dir_fd, &e) < 0)
+        log_warn("instance %s: a snapshot that came late stays: %s", op->id, e.msg);
 }
 
 const struct vm_verb verb_standby = {
@@ -90,7 +104,9 @@ const struct vm_verb verb_standby = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = check,
+    .begin = freeze_begin,
     .run = run,
     .apply = vm_op_show,
     .failed = failed,
+    .undo = undo,
 };

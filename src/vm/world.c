@@ -33,7 +33,12 @@ void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
     if (env->firecracker_restores)
         limits[VM_JOB_RESTORE_FIRECRACKER].running = env->firecracker_restores;
     *w = (struct vm_world){
-        .loop = loop, .env = *env, .snapshot_timeout_ms = 120000, .preempt_patience_ms = 10000};
+        .loop = loop,
+        .env = *env,
+        .greeting_patience_ms = 5000,
+        .snapshot_timeout_ms = 120000,
+        .preempt_patience_ms = 10000,
+    };
     w->jobs = jobs_new(loop, limits, N_VM_JOB_KINDS);
     table_init(&w->table);
 }

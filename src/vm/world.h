@@ -40,6 +40,7 @@ struct vm_env {
     char boot_id[BOOT_ID_SIZE];
     bool resume_in_load;           /* of VMMs that can; by setting */
     unsigned firecracker_restores; /* at once; 0: the default */
+    bool identity_before_run;      /* see vm/freeze.h */
 };
 
 struct catalog;
@@ -52,8 +53,9 @@ struct vm_world {
     struct vm_env env;
     struct instance_table table;
     struct trace_ring traces;
-    int64_t snapshot_timeout_ms; /* of a standby, and of a fork's capture of a running source */
-    int64_t preempt_patience_ms; /* how long a preempted job may take to unwind */
+    int64_t greeting_patience_ms; /* how long the agent of a restored guest may take to greet */
+    int64_t snapshot_timeout_ms;  /* of a standby, and of a fork's capture of a running source */
+    int64_t preempt_patience_ms;  /* how long a preempted job may take to unwind */
 };
 
 /* The environment's fds are owned by the caller. */

@@ -100,7 +100,8 @@ int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm
 
     if (save->ahead)
         return save_memory(op, vm, save, e);
-    state_fd = create(save->snapshot_dir_fd, "state", O_WRONLY, e); /* or QEMU refuses it */
+    state_fd =
+        create(save->snapshot_dir_fd, "state", O_WRONLY | O_EXCL, e); /* QEMU wants just that */
     if (state_fd < 0 || save_devices(op, vm, state_fd, e) < 0)
         return -1;
     return save_memory(op, vm, save, e);

@@ -14,6 +14,7 @@
  *   park MS [REQUEST]       carries it out, and takes so long; nobody else is answered
  *   refuse 0 [REQUEST]      answers an error
  *   die CODE [REQUEST]      exits instead of answering
+ *   keeps-on 0              the guest does not hear that it is to end
  */
 #pragma once
 

@@ -117,8 +117,10 @@ static void act(const json_t *body, struct answer *a)
         if (vm_start(&vm, &why) < 0)
             fault(a, buf_str(&why));
         buf_free(&why);
-    } else if (strcmp(type, "SendCtrlAltDel") == 0)
-        a->then_exit = true; /* a guest with a keyboard driver resets */
+    } else if (strcmp(type, "SendCtrlAltDel") == 0) { /* a guest with a keyboard driver resets */
+        (void)!write(STDOUT_FILENO, "Ctrl-Alt-Del\n", 13);
+        a->then_exit = true;
+    }
 }
 
 static void change_state(const json_t *body, struct answer *a)

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "fault.h"
 #include "wire/config_disk.h"
 #include "wire/frame.h"
 
@@ -157,7 +158,7 @@ static void take_frame(struct guest *g, const struct frame *f)
     struct err e = {0};
     json_t *doc;
 
-    if (f->type == FRAME_SHUTDOWN)
+    if (f->type == FRAME_SHUTDOWN && !fault_is("keeps-on", "", NULL))
         shut_down(g);
     if (f->type != FRAME_HELLO && f->type != FRAME_IDENTITY)
         return;

@@ -243,6 +243,7 @@ class Daemon:
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
         self.process = None
+        self.environment = {}  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
         self.taps_before = taps()
@@ -258,6 +259,7 @@ class Daemon:
                 stderr=log,
                 env={**os.environ, **self.settings},
                 start_new_session=True,
+                env={**os.environ, **self.environment},
             )
         until("the daemon answers", self._answers)
         self.api = Api(self.socket)

@@ -248,3 +248,57 @@ def test_one_restore_at_a_time_where_the_setting_says_so(tmp_path, rootfs):
         assert len(waits) == 4 and max(waits) > 100_000, waits
         fc.faults.write_text("")
         fc.delete_all()
+
+
+def test_a_fork_whose_client_left_before_it_began_is_not_made(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__FIRECRACKER_MAX_CONCURRENT_RESTORES="1") as fc:
+        create(fc, "source")
+        fc.api.post("/instances/source/standby")
+        fc.faults.write_text("slow-bind 1500\n")
+        first = Background(fork, fc, "source", "first")
+        until("it is under way", lambda: fc.vm_processes())
+        left = Api(fc.socket).connect()
+        left.request("POST", "/instances/source/fork", json.dumps({"name": "left", "target_state": "Running"}), {"Content-Type": "application/json"})
+        third = Background(fork, fc, "source", "third")
+        left.close()
+        assert first.result()["state"] == "Running" and third.result()["state"] == "Running"
+        assert {one["name"] for one in fc.api.get("/instances")} == {"source", "first", "third"}
+        fc.faults.write_text("")
+        fc.delete_all()
+
+
+def test_a_snapshot_of_another_version_is_refused_before_anything_starts(fc):
+    create(fc)
+    fc.api.post("/instances/vm/standby")
+    fc.settings["HYPEMAN_DOUBLE_VERSION"] = "1.15.0"
+    fc.restart(signal.SIGTERM)
+    refused = fc.api.fails(409, None, "POST", "/instances/vm/restore")
+    assert "1.15.0" in refused["message"] and "1.16.1" in refused["message"] and not fc.vm_processes()
+    del fc.settings["HYPEMAN_DOUBLE_VERSION"]
+    fc.restart(signal.SIGTERM)
+    assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+    fc.api.delete("/instances/vm")
+
+
+def test_the_code_that_it_ends_with_becomes_a_reason(fc):
+    made = create(fc)
+    fc.faults.write_text("die 149 GET /double\n")
+    with contextlib.suppress(Exception):
+        counts(fc, made)
+    ended = fc.api.wait("vm", "Stopped")
+    assert "SIGBUS: the memory file" in ended["exit_message"], ended
+    fc.faults.write_text("")
+    fc.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize("faults, words", [("keeps-on 0\n", None), ("keeps-on 0\nrefuse 0 PUT /actions\n", "did not end by itself")], ids=["the keys", "SIGKILL"])
+def test_a_guest_that_does_not_hear_its_agent_gets_the_keys_and_then_the_kill(tmp_path, rootfs, faults, words):
+    with serving(tmp_path, rootfs, INSTANCES__STOP_TIMEOUT="1s") as fc:
+        made = create(fc)
+        fc.faults.write_text(faults)
+        log = fc.instance_dir(made["id"]) / "app.log"
+        stopped = fc.api.post("/instances/vm/stop")
+        assert stopped["state"] == "Stopped" and not fc.vm_processes()
+        assert ("Ctrl-Alt-Del" in log.read_text()) == (words is None)
+        assert words is None or words in stopped["exit_message"], stopped
+        fc.api.delete("/instances/vm")
