@@ -16,18 +16,15 @@ from harness import Api
 @contextlib.contextmanager
 def serving(hypervisor, root, rootfs, data=None, **settings):
     faults = root / "faults"
-    daemon = harness.Daemon(
-        root,
-        data,
-        {
-            f"HYPERVISOR__{hypervisor.upper().replace('-', '_')}_BINARY_PATH": str(harness.BUILD / "tests/doubles" / hypervisor),
-            "HYPERVISOR__ACCELERATION": "kvm",
-            "HYPERVISOR__DEFAULT": hypervisor,
-            "GUEST__KERNEL": str(harness.BUILD / "tests/guests/tiny"),
-            "HYPEMAN_DOUBLE_FAULTS": str(faults),
-            **settings,
-        },
-    )
+    daemon = harness.Daemon(root, data)
+    daemon.environment = {
+        f"HYPERVISOR__{hypervisor.upper().replace('-', '_')}_BINARY_PATH": str(harness.BUILD / "tests/doubles" / hypervisor),
+        "HYPERVISOR__ACCELERATION": "kvm",
+        "HYPERVISOR__DEFAULT": hypervisor,
+        "GUEST__KERNEL": str(harness.BUILD / "tests/guests/tiny"),
+        "HYPEMAN_DOUBLE_FAULTS": str(faults),
+        **settings,
+    }
     daemon.faults = faults
     daemon.hypervisor = hypervisor
     try:

@@ -10,7 +10,7 @@ import pytest
 
 import doubled
 from doubled import counts, create, fork, memory_hash, name_on_disk, traces
-from harness import Background, until
+from harness import Api, Background, until
 
 
 def serving(*args, **settings):
