@@ -303,6 +303,8 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     struct err ignored = {0};
     int rc = -1;
 
+    if (what->memory_socket)
+        return err_set(e, ERR_UNSUPPORTED, "Cloud Hypervisor takes no memory from a socket");
     if (check_memory(&what->boot, e) == 0 && make_source(&what->boot, e) == 0 &&
         bring_up(op, &s, what, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
@@ -379,6 +381,7 @@ const struct vmm_driver cloud_hypervisor_driver = {
     .pause = pause_guest,
     .resume = resume_guest,
     .save = cloud_hypervisor_save,
+    .hold_memory = cloud_hypervisor_hold_memory,
     .load = load,
     .power_button = power_button,
     .monitor = &cloud_hypervisor_monitor_driver,

@@ -59,5 +59,7 @@ enum vmm_status cloud_hypervisor_status(const char *json, size_t len);
 int cloud_hypervisor_save(const struct op *op, const struct vmm_handle *vm,
                           const struct vmm_save *save, struct err *e);
 
+int cloud_hypervisor_hold_memory(const struct vmm_handle *vm, struct err *e);
+
 extern const struct vmm_driver cloud_hypervisor_driver;
 extern const struct vmm_monitor_driver cloud_hypervisor_monitor_driver;

@@ -23,6 +23,7 @@
 #include "base/json.h"
 #include "trace/trace.h"
 #include "vmm/ram.h"
+#include "vmm/ram_disk.h"
 
 enum { STATE_MAX = 64 << 20 };
 
@@ -134,21 +135,32 @@ static int take_files(const struct op *op, const struct vmm_handle *vm, int to_f
     return copy_memory(op, vm, to_fd, e) < 0 ? -1 : take_state(vm, to_fd, e);
 }
 
-/* Whether its RAM is a file that it was given and maps shared: no other has that fd. */
-static bool has_shared_ram(const struct vmm_handle *vm)
+/* The number means something else in one that was loaded. */
+int cloud_hypervisor_hold_memory(const struct vmm_handle *vm, struct err *e)
+{
+    auto_close int fd = ram_file(vm->pidfd, CLOUD_HYPERVISOR_RAM_FD, e);
+
+    if (fd < 0)
+        return -1;
+    return ram_disk_is(fd) ? take_fd(&fd)
+                           : err_set(e, ERR_NOT_FOUND, "the memory is not a file of its own");
+}
+
+/* Of memory that it writes out itself there is nothing to be had before the pause. */
+static int save_ahead(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
+                      struct err *e)
 {
     struct err ignored = {0};
-    auto_close int fd = ram_file(vm->pidfd, CLOUD_HYPERVISOR_RAM_FD, &ignored);
-    struct stat st;
+    auto_close int fd = cloud_hypervisor_hold_memory(vm, &ignored);
 
-    return fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_nlink > 0;
+    return fd < 0 ? 0 : copy_memory(op, vm, save->snapshot_dir_fd, e);
 }
 
 int cloud_hypervisor_save(const struct op *op, const struct vmm_handle *vm,
                           const struct vmm_save *save, struct err *e)
 {
     if (save->ahead)
-        return has_shared_ram(vm) ? copy_memory(op, vm, save->snapshot_dir_fd, e) : 0;
+        return save_ahead(op, vm, save, e);
     if (write_own(op, vm, e) < 0 || take_files(op, vm, save->snapshot_dir_fd, e) < 0)
         return -1;
     return tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e);

@@ -4,11 +4,14 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+
+#define NAME "ram"
 
 /* -1 where there is none to be had. */
 static int detached_file(uint64_t bytes)
@@ -22,7 +25,7 @@ static int detached_file(uint64_t bytes)
         fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
         return -1;
     mount = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID);
-    return mount < 0 ? -1 : openat(mount, "ram", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return mount < 0 ? -1 : openat(mount, NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 }
 
 int ram_disk_file(uint64_t bytes, struct err *e)
@@ -34,4 +37,16 @@ int ram_disk_file(uint64_t bytes, struct err *e)
     if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
         return err_errno(e, "make the guest's memory");
     return take_fd(&fd);
+}
+
+/* Nothing that is mounted has a file there that anybody would hand us. */
+bool ram_disk_is(int fd)
+{
+    char link[32];
+    char path[sizeof("/" NAME) + 1];
+    ssize_t n;
+
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    n = readlink(link, path, sizeof(path));
+    return n == (ssize_t)strlen("/" NAME) && memcmp(path, "/" NAME, (size_t)n) == 0;
 }

@@ -262,6 +262,7 @@ static void the_ram_has_a_name_nobody_can_find_and_is_gone_with_its_fd(void **st
     assert_int_equal(st.st_size, 8 << 20);
     if (geteuid() == 0)
         assert_int_equal(st.st_nlink, 1);
+    assert_int_equal(ram_disk_is(fd), geteuid() == 0);
     close(fd);
 }
 
