@@ -236,9 +236,8 @@ class Background(threading.Thread):
 class Daemon:
     """hypeman serve on a directory. The TCP address that it got stands in run/listen below the data directory."""
 
-    def __init__(self, root, data=None, settings=None):
+    def __init__(self, root, data=None):
         self.root = pathlib.Path(root)
-        self.settings = settings or {}  # by the environment
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
@@ -257,7 +256,6 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.settings},
                 start_new_session=True,
                 env={**os.environ, **self.environment},
             )
