@@ -122,8 +122,9 @@ static int open_log(int dir_fd, const char *name, int more, struct err *e)
  * Firecracker writes its log from the start of the file: what an earlier run left
  * would show through. Before 1.13 it wants the metrics' file to be there.
  */
-static int open_logs(struct start *s, struct err *e)
+static int prepare(const struct op *op, struct start *s, struct err *e)
 {
+    auto_span span = op_span(op, "prepare_process");
     int dir_fd = s->boot->dir_fd;
 
     s->serial_fd = open_log(dir_fd, VMM_SERIAL_LOG, 0, e);
@@ -263,7 +264,7 @@ static int start_process(const struct op *op, struct start *s, const struct vmm_
 {
     auto_span span = op_span(op, "hypervisor.start_process");
 
-    if (open_logs(s, e) < 0 || spawn(s, e) < 0)
+    if (spawn(s, e) < 0)
         return -1;
     if (load && load->started)
         load->started(load->arg, &s->process);
@@ -285,7 +286,7 @@ static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_pro
 {
     auto_start struct start s = nothing_yet(what);
 
-    if (start_process(op, &s, NULL, e) < 0 || boot_guest(op, &s, e) < 0)
+    if (prepare(op, &s, e) < 0 || start_process(op, &s, NULL, e) < 0 || boot_guest(op, &s, e) < 0)
         return -1;
     *out = hand_over(&s);
     return 0;
@@ -310,7 +311,8 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
 {
     auto_start struct start s = nothing_yet(&what->boot);
 
-    if (start_process(op, &s, what, e) < 0 || load_guest(op, &s, what, e) < 0)
+    if (prepare(op, &s, e) < 0 || start_process(op, &s, what, e) < 0 ||
+        load_guest(op, &s, what, e) < 0)
         return -1;
     if (what->resume)
         log_info("%s: VM was resumed during snapshot load", what->boot.name);
