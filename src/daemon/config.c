@@ -17,7 +17,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum kind { TEXT, NUMBER, SIZE, DURATION, FLAG };
+enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH };
 
 static const struct setting {
     const char *key;
@@ -47,7 +47,7 @@ static const struct setting {
      NULL,
      ""},
     {"hypervisor.firecracker_metrics",
-     FLAG,
+     SWITCH,
      offsetof(struct config, firecracker_metrics),
      NULL,
      "false"},
@@ -57,7 +57,7 @@ static const struct setting {
      NULL,
      "32"},
     {"hypervisor.firecracker_restore_resume_on_load",
-     FLAG,
+     SWITCH,
      offsetof(struct config, resume_in_load),
      "HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD",
      "true"},
@@ -67,7 +67,7 @@ static const struct setting {
      NULL,
      "2m"},
     {"hypervisor.restore_deep_trace",
-     FLAG,
+     SWITCH,
      offsetof(struct config, deep_trace),
      "HYPEMAN_RESTORE_DEEP_TRACE",
      "false"},
@@ -94,12 +94,24 @@ static const struct setting {
      offsetof(struct config, max_overlay_bytes),
      "MAX_OVERLAY_SIZE",
      "100GB"},
+    {"network.enabled", SWITCH, offsetof(struct config, network_enabled), NULL, "true"},
+    {"network.subnet_cidr", TEXT, offsetof(struct config, subnet), "SUBNET_CIDR", "10.100.0.0/16"},
+    {"network.subnet_gateway", TEXT, offsetof(struct config, subnet_gateway), "SUBNET_GATEWAY", ""},
+    {"network.bridge_name", TEXT, offsetof(struct config, bridge), "BRIDGE_NAME", ""},
+    {"network.uplink_interface", TEXT, offsetof(struct config, uplink), "UPLINK_INTERFACE", ""},
+    {"network.dns_server", TEXT, offsetof(struct config, dns), "DNS_SERVER", "1.1.1.1"},
+    {"network.inner_address", TEXT, offsetof(struct config, inner_address), NULL, "192.0.0.2/29"},
+    {"network.inner_gateway", TEXT, offsetof(struct config, inner_gateway), NULL, "192.0.0.1"},
+    {"network.guest_to_guest", SWITCH, offsetof(struct config, guest_to_guest), NULL, "true"},
+    {"network.host_ports", TEXT, offsetof(struct config, host_ports), NULL, ""},
+    {"network.open_firewalls", SWITCH, offsetof(struct config, open_firewalls), NULL, "false"},
+    {"network.ready_slots", NUMBER, offsetof(struct config, ready_slots), NULL, "16"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
 };
 enum { N_SETTINGS = sizeof(settings) / sizeof(settings[0]) };
 
-static bool parse_flag(const char *value, bool *out)
+static bool parse_switch(const char *value, bool *out)
 {
     static const char *const words[] = {"0", "1", "false", "true", "no", "yes", "off", "on"};
 
@@ -130,11 +142,11 @@ static int assign(struct config *c, const struct setting *s, const char *value, 
     case SIZE:
         good = parse_size(value, (uint64_t *)(void *)at);
         break;
-    case FLAG:
-        good = parse_flag(value, (bool *)(void *)at);
-        break;
     case DURATION:
         good = parse_duration_ms(value, (int64_t *)(void *)at);
+        break;
+    case SWITCH:
+        good = parse_switch(value, (bool *)(void *)at);
         break;
     }
     return good ? 0 : err_set(e, ERR_INVALID, "the setting %s cannot be \"%s\"", s->key, value);

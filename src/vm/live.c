@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "net/net.h"
 #include "vm/agent.h"
 #include "vm/dial.h"
 #include "vm/exit_note.h"
@@ -45,7 +46,8 @@ struct vm_live {
     int64_t freezes;       /* so many were asked for: the serial of the last */
     int frozen_fd;         /* an operation waits here to hear that the workload stands still; -1 */
     struct log_limit *logs;
-    char *why_shutdown; /* the VMM's word for why the VM ended; NULL for none */
+    struct net_slot *slot; /* NULL: no network */
+    char *why_shutdown;    /* the VMM's word for why the VM ended; NULL for none */
 
     bool exited; /* the process is gone; not judged yet */
     struct proc_exit exit;
@@ -166,7 +168,7 @@ static void agent_reached(void *owner, int fd)
 {
     struct vm_live *live = owner;
     const struct instance *row = live->row;
-    struct agent_identity who = {row->id, row->spec->name};
+    struct agent_identity who = {row->id, row->spec->name, row->run.address};
     struct err e = {0};
 
     live->agent = agent_open(live->world->loop, fd, &who, &from_agent, live, &e);
@@ -313,7 +315,8 @@ static void process_ended(struct watch *watch, uint32_t events)
     live_judge(live->world, live->row);
 }
 
-void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd)
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd,
+                 struct net_slot *slot)
 {
     struct vm_live *live = mem_new(struct vm_live);
     struct err e = {0};
@@ -323,6 +326,7 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     live->row = row;
     live->boot = row->run.boot;
     live->pidfd = pidfd;
+    live->slot = slot;
     live->frozen_fd = -1;
     live->exit_watch.fn = process_ended;
     row->live = live;
@@ -353,6 +357,8 @@ void live_detach(struct vm_world *w, struct instance *row)
     dial_free(live->dial);
     agent_close(live->agent);
     log_limit_free(live->logs);
+    if (live->slot)
+        net_release(w->net, live->slot);
     close(live->pidfd);
     free(live->why_shutdown);
     free(live);

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "vm/launch.h"
+#include "vm/network.h"
 #include "vm/restore.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
@@ -13,7 +14,7 @@ enum { STATE_MAX = 16 * 1024 };
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
-    (void)op;
+    op->starts_vmm = true;
     if (row->run.state != VM_STANDBY)
         return err_set(e,
                        ERR_BAD_STATE,
@@ -195,6 +196,8 @@ int restore_wake(struct vm_op *op, restore_commit *commit, bool is_new, struct e
 {
     int rc;
 
+    if (network_bind(op, "restore_network", e) < 0)
+        return -1;
     if (op->spec->driver->resumes_in_load && op->env->resume_in_load)
         rc = is_new ? load_running_fork(op, commit, e) : load_running(op, false, e);
     else

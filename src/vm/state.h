@@ -54,6 +54,7 @@ struct vm_run {
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
     int64_t disk_stamp; /* of a restore under way: snapshot_disk_stamp() before its guest ran */
+    uint32_t address;   /* in the network, outside; kept to the instance's end. 0: none */
 
     int64_t started_us; /* 0: never */
     int64_t stopped_us;

@@ -30,6 +30,8 @@ enum vm_job_kind {
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
 
+struct net;
+
 struct vm_env {
     int data_fd;
     int instances_fd; /* <data>/instances: one directory an instance, named by its id */
@@ -37,6 +39,8 @@ struct vm_env {
     int templates_fd; /* <data>/templates: empty file systems to copy */
     const struct vmm_host *host;
     struct store *store;
+    struct net
+        *net; /* for net_bind() and net_plan(), which any thread may call; NULL: no network */
     char boot_id[BOOT_ID_SIZE];
     bool resume_in_load;           /* of VMMs that can; by setting */
     unsigned firecracker_restores; /* at once; 0: the default */
@@ -50,6 +54,7 @@ struct vm_world {
     struct jobs *jobs;
     struct fswatcher *files; /* borrowed; NULL: logs are not limited */
     struct catalog *images;  /* borrowed; NULL: nobody counts the uses of images */
+    struct net *net;         /* borrowed; NULL: no network */
     struct vm_env env;
     struct instance_table table;
     struct trace_ring traces;

@@ -355,6 +355,7 @@ static int q35_power_button(const struct op *op, const struct vmm_handle *vm, st
 const struct vmm_driver qemu_microvm_driver = {
     .name = "qemu-microvm",
     .binary = "qemu-system-x86_64",
+    .takes_tap_file = true,
     .available = microvm_available,
     .identity = microvm_identity,
     .boot = microvm_boot,
@@ -369,6 +370,7 @@ const struct vmm_driver qemu_microvm_driver = {
 const struct vmm_driver qemu_q35_driver = {
     .name = "qemu",
     .binary = "qemu-system-x86_64",
+    .takes_tap_file = true,
     .available = q35_available,
     .identity = q35_identity,
     .boot = q35_boot,

@@ -139,6 +139,7 @@ struct vmm_driver {
     const char *name;     /* the API's word: "qemu-microvm" */
     const char *binary;   /* the program's file name: "qemu-system-x86_64" */
     bool resumes_in_load; /* so well that callers should ask for it */
+    bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets no network */
     bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 
     /* Start-up: -1 and why when this host cannot run it. */

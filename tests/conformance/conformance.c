@@ -560,6 +560,7 @@ static void memory_may_be_served_on_demand(void **state)
     struct rig source;
     struct rig fork;
     uint32_t first;
+    char size[32];
     bool runs;
 
     (void)state;
@@ -581,7 +582,8 @@ static void memory_may_be_served_on_demand(void **state)
         (void)sleep_once_beyond(&fork, -1, first);
     rig_end_one(&fork);
     end_handler(&h);
-    if (!strstr(h.regions, "\"size\":67108864"))
+    (void)snprintf(size, sizeof(size), "\"size\":%d", MEMORY);
+    if (!strstr(h.regions, size))
         fail_msg("%s", h.regions);
     rig_end(&source);
 }

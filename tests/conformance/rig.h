@@ -11,7 +11,7 @@
 #include "vmm/monitor.h"
 #include "vmm/vmm.h"
 
-enum { MEMORY = 64 << 20, COUNT_AT = 2 << 20 };
+enum { MEMORY = 16 << 20, COUNT_AT = 2 << 20 };
 
 /* What is tried. */
 struct subject {

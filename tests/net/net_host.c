@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host's side of a network test: src/net as the daemon uses it, in the namespace
+ * that this program is started in, told what to do by lines on its standard input.
+ * It answers each with one line: "ok ..." or "error ...".
+ *
+ *   guest NETNS ADDRESS|- [plain]
+ *                          a slot, and a guest behind it: eth0 in that namespace, without
+ *                          offloads if it is plain. "ok TAP ADDRESS"
+ *   end TAP                the guest's VMM ends; its slot goes back
+ *   forget ADDRESS         the instance is gone, the address is free
+ *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim. Those
+ *                          of the pool are taken with system calls forbidden
+ *   keep                   their VMMs run: until then they are lent to a job
+ *   release                gives them back
+ *   waiting                "ok N": so many of them hold packets that nobody has read
+ *   settle                 waits until the pool is full and nothing is under way
+ *   counts                 "ok READY CLAIMED ADDRESSES REPAIRS"
+ *   stop                   as at the daemon's end
+ *
+ * A VMM is played by a thread that carries frames, with their virtio headers, between
+ * the TAP of the slot and one in the guest's namespace.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/if_tun.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/parse.h"
+#include "loop/loop.h"
+#include "net/net.h"
+
+enum { GUESTS = 64, SLOTS = 4096, FRAME = 70 * 1024 };
+
+/* What virtio-net offers by default. */
+enum { OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN };
+
+struct guest {
+    struct net_slot *slot;
+    int host_fd;
+    int guest_fd;
+    atomic_bool ends;
+    pthread_t thread;
+};
+
+static struct loop *loop;
+static struct net *net;
+static struct guest guests[GUESTS];
+static struct net_slot *claimed[SLOTS];
+static size_t n_claimed;
+static struct timer again;
+
+static bool carry(int from, int to, char *frame)
+{
+    ssize_t n = read(from, frame, FRAME);
+
+    return n > 0 && write(to, frame, (size_t)n) >= -1;
+}
+
+static void *be_vmm(void *arg)
+{
+    struct guest *g = arg;
+    struct pollfd fds[] = {{g->host_fd, POLLIN, 0}, {g->guest_fd, POLLIN, 0}};
+    char *frame = malloc(FRAME);
+
+    while (!atomic_load(&g->ends)) {
+        (void)poll(fds, 2, 50);
+        while (carry(g->host_fd, g->guest_fd, frame) || carry(g->guest_fd, g->host_fd, frame))
+            ;
+    }
+    free(frame);
+    return NULL;
+}
+
+struct opening {
+    const char *netns;
+    int offloads;
+    int fd;
+};
+
+/* A namespace is a thread's own. */
+static void *open_guest_tap(void *arg)
+{
+    struct opening *o = arg;
+    struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, .ifr_name = "eth0"};
+    auto_close int ns = open(o->netns, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = -1;
+
+    if (ns < 0 || setns(ns, CLONE_NEWNET) < 0)
+        return NULL;
+    fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || ioctl(fd, TUNSETIFF, &r) < 0 || ioctl(fd, TUNSETOFFLOAD, o->offloads) < 0)
+        return NULL;
+    o->fd = take_fd(&fd);
+    return NULL;
+}
+
+static void say(const char *text)
+{
+    printf("%s\n", text);
+    (void)fflush(stdout);
+}
+
+static void make_guest(const char *netns, const char *address, bool plain)
+{
+    struct opening o = {netns, plain ? 0 : OFFLOADS, -1};
+    struct guest *g = guests;
+    uint32_t wanted = 0;
+    char text[ADDRESS_TEXT_SIZE];
+    struct err e = {0};
+    pthread_t t;
+
+    while (g->slot)
+        g++;
+    if (address && strcmp(address, "-") != 0)
+        (void)address_parse(address, &wanted);
+    g->slot = net_claim(net, wanted, &e);
+    if (!g->slot || net_bind(net, g->slot, &e) < 0) {
+        printf("error %s\n", e.msg);
+        (void)fflush(stdout);
+        return;
+    }
+    net_settle(net, g->slot);
+    pthread_create(&t, NULL, open_guest_tap, &o);
+    pthread_join(t, NULL);
+    g->host_fd = fcntl(g->slot->fd, F_DUPFD_CLOEXEC, 0);
+    g->guest_fd = o.fd;
+    (void)ioctl(g->host_fd, TUNSETOFFLOAD, o.offloads);
+    atomic_store(&g->ends, false);
+    pthread_create(&g->thread, NULL, be_vmm, g);
+    printf("ok %s %s\n", g->slot->tap, address_text(g->slot->address, text));
+    (void)fflush(stdout);
+}
+
+static void end_guest(const char *tap)
+{
+    for (struct guest *g = guests; g < guests + GUESTS; g++) {
+        if (!g->slot || strcmp(g->slot->tap, tap) != 0)
+            continue;
+        atomic_store(&g->ends, true);
+        pthread_join(g->thread, NULL);
+        close(g->host_fd);
+        close(g->guest_fd);
+        net_release(net, g->slot);
+        g->slot = NULL;
+    }
+    say("ok");
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* While this says "block", a system call of this thread is a signal that ends the program. */
+static _Atomic char calls = SYSCALL_DISPATCH_FILTER_ALLOW;
+
+static char arm(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &calls) == 0
+               ? SYSCALL_DISPATCH_FILTER_BLOCK
+               : SYSCALL_DISPATCH_FILTER_ALLOW;
+}
+
+static void claim(uint64_t n)
+{
+    char forbidden = n <= net_counts(net).ready ? arm() : SYSCALL_DISPATCH_FILTER_ALLOW;
+    int64_t began = now_ns();
+    struct err e = {0};
+    uint64_t i;
+
+    for (i = 0; i < n && n_claimed < SLOTS; i++) {
+        struct net_slot *s;
+
+        atomic_store(&calls, forbidden);
+        s = net_claim(net, 0, &e);
+        atomic_store(&calls, SYSCALL_DISPATCH_FILTER_ALLOW);
+        if (!s)
+            break;
+        claimed[n_claimed++] = s;
+    }
+    printf("ok %lld\n", i ? (long long)((now_ns() - began) / (int64_t)i) : 0LL);
+    (void)fflush(stdout);
+}
+
+static void release(void)
+{
+    while (n_claimed > 0) {
+        uint32_t address = claimed[--n_claimed]->address;
+
+        net_release(net, claimed[n_claimed]);
+        net_give_back(net, address);
+    }
+    say("ok");
+}
+
+/* Whose TAP holds something that nobody has read. */
+static void count_waiting(void)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < n_claimed; i++) {
+        struct pollfd p = {claimed[i]->fd, POLLIN, 0};
+
+        n += poll(&p, 1, 0) == 1;
+    }
+    printf("ok %u\n", n);
+    (void)fflush(stdout);
+}
+
+static void keep(void)
+{
+    for (size_t i = 0; i < n_claimed; i++)
+        net_settle(net, claimed[i]);
+    say("ok");
+}
+
+static void look_again(struct timer *t)
+{
+    if (net_is_busy(net))
+        loop_timer_start(loop, t, 2);
+    else
+        say("ok");
+}
+
+static void obey(char *line)
+{
+    char *rest = line;
+    const char *verb = strsep(&rest, " ");
+    const char *first = strsep(&rest, " ");
+    uint64_t n = 0;
+
+    if (strcmp(verb, "guest") == 0) {
+        const char *address = strsep(&rest, " ");
+
+        make_guest(first, address, rest != NULL);
+    } else if (strcmp(verb, "end") == 0) {
+        end_guest(first);
+    } else if (strcmp(verb, "claim") == 0) {
+        (void)parse_u64(first, 1, SLOTS, &n);
+        claim(n);
+    } else if (strcmp(verb, "release") == 0) {
+        release();
+    } else if (strcmp(verb, "keep") == 0) {
+        keep();
+    } else if (strcmp(verb, "waiting") == 0) {
+        count_waiting();
+    } else if (strcmp(verb, "settle") == 0) {
+        look_again(&again);
+    } else if (strcmp(verb, "counts") == 0) {
+        struct net_counts c = net_counts(net);
+
+        printf(
+            "ok %u %u %u %llu\n", c.ready, c.claimed, c.addresses, (unsigned long long)c.repairs);
+        (void)fflush(stdout);
+    } else {
+        loop_stop(loop);
+    }
+}
+
+static void on_input(struct watch *w, uint32_t events)
+{
+    static char line[1024];
+    static size_t len;
+    ssize_t got = read(w->fd, line + len, sizeof(line) - 1 - len);
+    char *end;
+
+    (void)events;
+    if (got <= 0) {
+        loop_stop(loop);
+        return;
+    }
+    len += (size_t)got;
+    while ((end = memchr(line, '\n', len)) != NULL) {
+        *end = '\0';
+        obey(line);
+        len -= (size_t)(end + 1 - line);
+        memmove(line, end + 1, len);
+    }
+}
+
+/* Arguments: UPLINK, READY, then any of "isolated", "opens", "subnet=...". */
+int main(int argc, char **argv)
+{
+    struct net_settings s = {
+        .enabled = true,
+        .subnet = "10.100.0.0/16",
+        .inner_address = "192.0.0.2/29",
+        .inner_gateway = "192.0.0.1",
+        .uplink = argc > 1 ? argv[1] : "",
+        .host_ports = "tcp/7777",
+        .dns = "",
+        .guest_to_guest = true,
+        .ready = 8,
+    };
+    struct watch input = {.fn = on_input};
+    struct err e = {0};
+
+    again.fn = look_again;
+    log_init(LOG_INFO_);
+    if (argc > 2)
+        s.ready = (unsigned)strtoul(argv[2], NULL, 10);
+    for (int i = 3; i < argc; i++) {
+        if (strcmp(argv[i], "isolated") == 0)
+            s.guest_to_guest = false;
+        else if (strcmp(argv[i], "opens") == 0)
+            s.opens_firewalls = true;
+        else if (strncmp(argv[i], "subnet=", 7) == 0)
+            s.subnet = argv[i] + 7;
+    }
+    loop = loop_new(&e);
+    net = loop ? net_open(loop, &s, &e) : NULL;
+    if (!net || net_start(net, &e) < 0 || loop_watch(loop, &input, STDIN_FILENO, EPOLLIN, &e) < 0) {
+        printf("error %s\n", e.msg);
+        return 1;
+    }
+    if (!net_is_on(net)) {
+        printf("error %s\n", net_why_off(net));
+        return 1;
+    }
+    say("ok");
+    (void)loop_run(loop, &e);
+    loop_unwatch(loop, &input);
+    for (struct guest *g = guests; g < guests + GUESTS; g++) {
+        if (g->slot)
+            atomic_store(&g->ends, true);
+    }
+    net_stop(net);
+    release();
+    for (struct guest *g = guests; g < guests + GUESTS; g++) {
+        if (g->slot) {
+            pthread_join(g->thread, NULL);
+            close(g->host_fd);
+            net_release(net, g->slot);
+        }
+    }
+    net_free(net);
+    loop_free(loop);
+    return 0;
+}
