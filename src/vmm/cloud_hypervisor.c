@@ -248,8 +248,9 @@ static int check_memory(const struct vmm_boot *boot, struct err *e)
 }
 
 /* The directory that it reads: the state by another name, and the configuration. */
-static int make_source(const struct vmm_boot *boot, struct err *e)
+static int make_source(const struct op *op, const struct vmm_boot *boot, struct err *e)
 {
+    auto_span span = op_span(op, "prepare_process");
     auto_buf struct buf config = BUF(BODY_MAX);
     auto_close int dir_fd = -1;
     auto_close int fd = -1;
@@ -305,8 +306,9 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
 
     if (what->memory_socket)
         return err_set(e, ERR_UNSUPPORTED, "Cloud Hypervisor takes no memory from a socket");
-    if (check_memory(&what->boot, e) == 0 && make_source(&what->boot, e) == 0 &&
-        bring_up(op, &s, what, e) == 0 && load_guest(op, &s, what, e) == 0)
+    /* While it starts, and while that it is to run is written down. */
+    if (check_memory(&what->boot, e) == 0 && bring_up(op, &s, what, e) == 0 &&
+        make_source(op, &what->boot, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
     (void)tree_remove(what->boot.dir_fd, CLOUD_HYPERVISOR_LOAD, &ignored);
     if (rc < 0)
