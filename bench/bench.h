@@ -42,6 +42,8 @@ struct bench {
     int instances;
     int hung;
     int clients;
+    const char *hypervisor; /* "firecracker": the real one that HYPEMAN_TEST_FIRECRACKER names, else
+                               its double; NULL: the daemon's choice */
     const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
@@ -112,6 +114,19 @@ double phases_last(const struct phases *p, const char *name); /* 0: there is non
 double phases_vmm(const struct phases *p);
 void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
+
+/* The process that lives in the instance's directory. */
+pid_t vmm_pid(const struct bench *b, const char *id);
+
+/*
+ * One line on standard error for a fork that was just made: its spans, and what its VMM
+ * had to fetch from the disk so far.
+ */
+void breakdown_print(const struct bench *b, const struct phases *p, int i, const char *id,
+                     double total_ms);
+
+/* Firecracker alone, from its spawn to a socket that takes a connection. */
+double bare_start_ms(struct bench *b);
 
 double rollup_kib(pid_t pid, const char *field); /* of /proc/PID/smaps_rollup */
 

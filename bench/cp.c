@@ -23,7 +23,7 @@ static double in_once(struct bench *b)
     for (size_t at = 0; at < FILE_BYTES; at += sizeof(chunk))
         socket_send(&s, chunk, sizeof(chunk));
     socket_text(&s, "{\"type\":\"end\"}");
-    socket_wait(&s, SIZE_MAX);
+    socket_fill(&s, SIZE_MAX);
     ended = now_us();
     if (!strstr(s.text, "\"success\":true"))
         give_up("the copy into the guest failed: %s", s.text);
@@ -38,7 +38,7 @@ static double out_once(struct bench *b)
     double ended;
 
     socket_open(b, &s, "cp", "{\"direction\":\"from\",\"guest_path\":\"/dev/shm/bench\"}");
-    socket_wait(&s, SIZE_MAX);
+    socket_fill(&s, SIZE_MAX);
     ended = now_us();
     if (s.received != FILE_BYTES)
         give_up("the copy out of the guest is short: %zu bytes, %s", s.received, s.text);

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "base/parse.h"
 #include "bench.h"
 
@@ -132,7 +133,9 @@ static void print_table(const struct bench *b)
 static void usage(void)
 {
     (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
-                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n",
+                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n"
+                "       [--hypervisor NAME] [--readiness inotify|poll1|poll50|pool]"
+                " [--resume load|explicit]\n",
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
@@ -213,6 +216,45 @@ static bool take_number(struct bench *b, const char *flag, const char *value)
     return false;
 }
 
+/* Upstream polled every 50 ms, then every one. There is no pool of waiting VMMs yet. */
+static void use_readiness(const char *how)
+{
+    if (strcmp(how, "pool") == 0)
+        give_up("this version has no pool of VMMs that wait");
+    setenv("HYPERVISOR__SOCKET_READINESS", how, 1);
+}
+
+/* The daemon inherits our environment. */
+static void use_hypervisor(const struct bench *b)
+{
+    static const struct {
+        const char *name, *real, *setting;
+    } doubled[] = {
+        {"firecracker", "HYPEMAN_TEST_FIRECRACKER", "HYPERVISOR__FIRECRACKER_BINARY_PATH"},
+        {"cloud-hypervisor",
+         "HYPEMAN_TEST_CLOUD_HYPERVISOR",
+         "HYPERVISOR__CLOUD_HYPERVISOR_BINARY_PATH"},
+    };
+    const char *slash = strrchr(b->binary, '/');
+
+    if (!b->hypervisor)
+        return;
+    setenv("HYPERVISOR__DEFAULT", b->hypervisor, 1);
+    for (size_t i = 0; i < sizeof(doubled) / sizeof(doubled[0]); i++) {
+        const char *real = getenv(doubled[i].real);
+        auto_free char *path = mem_printf("%.*s/tests/doubles/%s",
+                                          (int)(slash ? slash - b->binary : 0),
+                                          b->binary,
+                                          doubled[i].name);
+
+        if (strcmp(b->hypervisor, doubled[i].name) != 0)
+            continue;
+        setenv(doubled[i].setting, real ? real : path, 1);
+        setenv("HYPERVISOR__ACCELERATION", "kvm", 1);
+        (void)fprintf(stderr, "on %s\n", real ? real : "its double, which answers at once");
+    }
+}
+
 static bool is_filesystem(const char *text)
 {
     return strcmp(text, "ext4") == 0 || strcmp(text, "xfs") == 0;
@@ -222,6 +264,7 @@ int main(int argc, char **argv)
 {
     char binary[4096];
     struct bench b = {.root_fd = -1, .daemon = {.pidfd = -1}, .binary = binary};
+    const char *iters = getenv("HYPEMAN_FORK_PHASE_BREAKDOWN_PERF_ITERS"); /* upstream's name */
     bool as_json = false;
 
     if (argc == 2 && strcmp(argv[1], "list") == 0) {
@@ -242,6 +285,14 @@ int main(int argc, char **argv)
         } else if (strcmp(argv[i], "--filesystem") == 0 && i + 1 < argc &&
                    is_filesystem(argv[i + 1])) {
             b.filesystem = argv[++i];
+        } else if (strcmp(argv[i], "--hypervisor") == 0 && i + 1 < argc) {
+            b.hypervisor = argv[++i];
+        } else if (strcmp(argv[i], "--readiness") == 0 && i + 1 < argc) {
+            use_readiness(argv[++i]);
+        } else if (strcmp(argv[i], "--resume") == 0 && i + 1 < argc) {
+            setenv("HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD",
+                   strcmp(argv[++i], "explicit") == 0 ? "0" : "1",
+                   1);
         } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
             b.binary = argv[++i];
         } else {
@@ -249,6 +300,9 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    if (b.iterations == 0 && iters)
+        (void)take_number(&b, "--iters", iters);
+    use_hypervisor(&b);
     for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;

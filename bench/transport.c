@@ -173,7 +173,7 @@ void socket_text(struct socket *s, const char *text)
     flush(s, 0);
 }
 
-void socket_wait(struct socket *s, size_t want)
+void socket_fill(struct socket *s, size_t want)
 {
     struct op op = {clock_ms() + WAIT_MS, -1};
     struct err e = {0};

@@ -29,5 +29,5 @@ struct socket {
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request);
 void socket_send(struct socket *s, const void *data, size_t len);
 void socket_text(struct socket *s, const char *text);
-void socket_wait(struct socket *s, size_t bytes); /* until so much has come, or the end */
+void socket_fill(struct socket *s, size_t bytes); /* until so much has come, or the end */
 void socket_close(struct socket *s);

@@ -7,7 +7,8 @@
  * ended, somebody wants the machine to stop) or the host; an idle guest sleeps.
  * The host learns of the end in two ways: the exit record on the config disk,
  * first, which waits there for a daemon that is not running, and a frame.
- * The VM always ends by a reboot, which every hypervisor was told to take as an end.
+ * The VM ends by a reboot, which the hypervisor was told to take as an end, or, if the
+ * kernel's line has HYPEMAN_END, by a power-off: there a reboot would start it anew.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -408,7 +409,7 @@ static _Noreturn void end(struct agent *a)
         rootfs_close(a->writable_fd);
     /* The log is the workload's: not a word of the kernel's about restarting. */
     (void)write_text("/proc/sys/kernel/printk", "0");
-    (void)reboot(RB_AUTOBOOT);
+    (void)reboot(getenv("HYPEMAN_END") ? RB_POWER_OFF : RB_AUTOBOOT);
     _exit(1);
 }
 

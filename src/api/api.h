@@ -14,6 +14,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -38,6 +39,7 @@ struct api_limits {
 
 struct api {
     struct vm_world *world;
+    const char *default_reason; /* why it is the next */
     const struct vmm_driver *default_driver; /* NULL: this host can run none */
     const char *version;                     /* of this build */
     const char *secret;                      /* of the tokens' signatures */
@@ -55,6 +57,7 @@ struct call {
     char *params[MAX_PATH_PARAMS]; /* decoded */
     json_t *body;                  /* an object, or NULL when there was none */
     struct instance *row;          /* of an instance's route: good for this turn of the loop only */
+    atomic_bool is_abandoned;      /* the client went away; see call_watch() */
 };
 
 struct route {
@@ -82,6 +85,9 @@ void call_reply_empty(struct call *c, int status);
 void call_fail(struct call *c, const struct err *e);
 void call_fail_with(struct call *c, enum err_code code, const char *slug, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* From now on is_abandoned tells when the client goes away. The call must still be answered. */
+void call_watch(struct call *c);
 
 /* For a call whose request became a stream: frees the rest. */
 void call_done(struct call *c);

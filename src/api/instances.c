@@ -116,14 +116,20 @@ void api_instances_standby(struct call *c)
 
 void api_instances_restore(struct call *c)
 {
-    vm_op_begin(c->api->world, c->row, vm_op_new(&verb_restore, answer_ok, c));
+    struct vm_op *op = vm_op_new(&verb_restore, answer_ok, c);
+
+    call_watch(c);
+    op->abandoned = &c->is_abandoned;
+    vm_op_begin(c->api->world, c->row, op);
 }
 
 static int decode_fork(const struct call *c, struct fork_request *out, struct err *e)
 {
     const char *target;
+    bool waits; /* for a network that is always there */
 
-    if (json_text_member(c->body, "name", &out->name, e) < 0 ||
+    if (json_bool_member(c->body, "wait_for_network", false, &waits, e) < 0 ||
+        json_text_member(c->body, "name", &out->name, e) < 0 ||
         json_text_member(c->body, "target_state", &target, e) < 0 ||
         json_bool_member(c->body, "from_running", false, &out->from_running, e) < 0)
         return -1;
@@ -142,10 +148,13 @@ void api_instances_fork(struct call *c)
     struct fork_request request;
     struct err e = {0};
 
-    if (decode_fork(c, &request, &e) < 0)
+    if (decode_fork(c, &request, &e) < 0) {
         call_fail(c, &e);
-    else
-        instance_fork(c->api->world, c->row, &request, answer_created, c);
+        return;
+    }
+    call_watch(c);
+    request.abandoned = &c->is_abandoned;
+    instance_fork(c->api->world, c->row, &request, answer_created, c);
 }
 
 /* --- delete: a second one waits for the first --- */

@@ -29,7 +29,15 @@ struct config {
     char *default_hypervisor; /* empty: the best that this host can run */
     char *acceleration;       /* auto, kvm, tcg */
     char *qemu;               /* empty: found on PATH */
-    char *kernel;             /* empty: the installed one */
+    char *firecracker;        /* likewise */
+    char *cloud_hypervisor;
+    bool firecracker_metrics;
+    uint64_t firecracker_restores; /* at once */
+    int64_t snapshot_timeout_ms;
+    bool resume_in_load;
+    bool deep_trace;        /* keeps the resume apart, so that it can be measured */
+    char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */
+    char *kernel;           /* empty: the installed one */
     char *initramfs;
     char *identity; /* while-running, before-run: when a restored guest learns who it is */
     uint64_t max_vcpus;

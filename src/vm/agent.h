@@ -34,7 +34,6 @@ struct agent_events {
 /* As much may wait to be sent before those who send had better wait for drained(). */
 enum { AGENT_BACKLOG = 128 * 1024 };
 
-/* dir_fd is borrowed for the call; connecting does not wait, and neither does the greeting. */
 struct agent_identity {
     const char *id;       /* of the instance; borrowed for the call */
     const char *hostname; /* likewise */
@@ -42,10 +41,12 @@ struct agent_identity {
 };
 
 /*
- * The first frame after the greeting tells the guest who and when it is (clock,
- * random seed, host name, machine-id): two guests of one snapshot must not be the same.
+ * fd is a connection to the guest, whatever it goes through; it is taken, also on
+ * failure. The greeting does not wait. The first frame after the greeting tells the guest who and
+ * when it is (clock, random seed, host name, machine-id): two guests of one snapshot must not be
+ * the same.
  */
-struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
+struct agent *agent_open(struct loop *loop, int connection_fd, const struct agent_identity *who,
                          const struct agent_events *events, void *owner, struct err *e);
 /*
  * For streams: frames are appended to agent_out(), agent_send() sends what the

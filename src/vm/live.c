@@ -17,11 +17,14 @@
 #include "base/mem.h"
 #include "net/net.h"
 #include "vm/agent.h"
+#include "vm/dial.h"
 #include "vm/exit_note.h"
 #include "vm/guest_mux.h"
 #include "vm/log_limit.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
+#include "vmm/sock.h"
+#include "wire/frame.h"
 
 #define UNRESPONSIVE "unresponsive" /* our own word among a VMM's reasons */
 
@@ -44,6 +47,7 @@ struct vm_live {
     struct question question;
     struct agent *agent;
     struct guest *guest;
+    struct dial *dial; /* how the agent is reached where that may take several tries; else NULL */
     struct timer greeting; /* looks for it; after a restore only */
     unsigned greetings;    /* so many were tried */
     int64_t freezes;       /* so many were asked for: the serial of the last */
@@ -201,6 +205,8 @@ static void agent_lost(void *owner, const struct err *why)
     tell_frozen(live, 2);
     agent_close(live->agent);
     live->agent = NULL;
+    if (live->dial) /* a snapshot cuts a vsock's connections */
+        dial_begin(live->dial, WIRE_VSOCK_PORT);
 }
 
 static const struct agent_events from_agent = {
@@ -213,17 +219,30 @@ static const struct agent_events from_agent = {
     .lost = agent_lost,
 };
 
-static void look_for_greeting(struct timer *t);
-
-/* A guest that boots takes its time, and has nothing cut in its stream. */
-static void connect_agent(struct vm_live *live, int dir_fd)
+static void agent_reached(void *owner, int fd)
 {
-    struct instance *row = live->row;
+    struct vm_live *live = owner;
+    const struct instance *row = live->row;
     struct agent_identity who = {row->id, row->spec->name, row->run.address};
     struct err e = {0};
 
-    live->agent = agent_open(live->world->loop, dir_fd, &who, &from_agent, live, &e);
+    live->agent = agent_open(live->world->loop, fd, &who, &from_agent, live, &e);
     if (!live->agent)
+        log_debug("instance %s: %s", row->id, e.msg);
+}
+
+static void look_for_greeting(struct timer *t);
+
+/* A guest that boots takes its time, and has nothing cut in its stream. */
+static void connect_port(struct vm_live *live, int dir_fd)
+{
+    struct instance *row = live->row;
+    struct err e = {0};
+    int fd = sock_connect(dir_fd, VMM_AGENT_SOCKET, &e);
+
+    if (fd >= 0)
+        agent_reached(live, fd);
+    else
         log_debug("instance %s: %s", row->id, e.msg);
     if (row->run.boot == row->run.incarnation || ++live->greetings >= GREETINGS)
         return;
@@ -239,7 +258,7 @@ static void connect_again(struct timer *t)
 
     if (dir_fd < 0)
         return;
-    connect_agent(live, dir_fd);
+    connect_port(live, dir_fd);
     close(dir_fd);
 }
 
@@ -263,6 +282,22 @@ static void enter(struct vm_live *live, enum vm_state to, enum vm_source source)
         return;
     vm_run_enter(&live->row->run, to, source, wall_us());
     observed(live);
+}
+
+/* Each connection of a vsock is a stream of its own: nothing is cut in it. */
+static void connect_agent(struct vm_live *live, int dir_fd)
+{
+    struct err e = {0};
+
+    if (!live->row->spec->driver->agent_by_vsock) {
+        connect_port(live, dir_fd);
+        return;
+    }
+    live->dial = dial_new(live->world->loop, dir_fd, agent_reached, live, &e);
+    if (live->dial)
+        dial_begin(live->dial, WIRE_VSOCK_PORT);
+    else
+        log_debug("instance %s: %s", live->row->id, e.msg);
 }
 
 static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_state to)
@@ -329,6 +364,31 @@ static void monitor_lost(struct vm_live *live, const char *why)
         prober_resync(prober, live->row);
 }
 
+/* The process goes on, and the workload begins again: its end is kept as the last one's. */
+static void guest_restarted(struct vm_live *live)
+{
+    struct vm_run *run = &live->row->run;
+    char text[80];
+
+    if (live->row->holder)
+        return;
+    run->restarts++;
+    (void)snprintf(text,
+                   sizeof(text),
+                   "the guest restarted its machine, %u time%s so far",
+                   run->restarts,
+                   run->restarts == 1 ? "" : "s");
+    if (live->reported)
+        vm_run_set_exit(run, live->report.code, live->report.message);
+    else
+        vm_run_set_end(run, text);
+    live->reported = false;
+    vm_run_enter(run, VM_INITIALIZING, VM_BY_EVENT, wall_us());
+    run->started_us = run->since_us;
+    log_info("instance %s (%s): %s", live->row->id, live->row->spec->name, text);
+    observed(live);
+}
+
 static void on_monitor(void *owner, const struct vmm_event *event)
 {
     struct vm_live *live = owner;
@@ -358,11 +418,13 @@ static void on_monitor(void *owner, const struct vmm_event *event)
     case VMM_EVENT_LOST:
         monitor_lost(live, event->reason);
         break;
+    case VMM_EVENT_REBOOT:
+        guest_restarted(live);
+        break;
     case VMM_EVENT_READY:
         ask_when_ready(live);
         break;
     case VMM_EVENT_STATUS:
-    case VMM_EVENT_REBOOT:
         break;
     }
 }
@@ -490,6 +552,7 @@ void live_detach(struct vm_world *w, struct instance *row)
     loop_timer_stop(w->loop, &live->greeting);
     tell_frozen(live, 2);
     vmm_monitor_close(live->monitor);
+    dial_free(live->dial);
     agent_close(live->agent);
     log_limit_free(live->logs);
     if (live->slot)
@@ -511,15 +574,22 @@ void live_let_go(struct vm_world *w, struct instance *row)
 /* What can be said of an end that the guest did not report. */
 static void describe_end(const struct vm_live *live, char *out, size_t size)
 {
+    const struct vmm_driver *driver = live->row->spec->driver;
+    const char *meaning = driver->exit_meaning ? driver->exit_meaning(live->exit.code) : NULL;
+
     if (live->why_shutdown && strcmp(live->why_shutdown, "guest-panic") == 0)
         (void)snprintf(out, size, "the guest's kernel panicked");
     else if (live->why_shutdown && strcmp(live->why_shutdown, UNRESPONSIVE) == 0)
         (void)snprintf(out, size, "the VMM did not answer any more and was killed, as configured");
-    else if (live->exit.known && live->exit.code > 128)
+    else if (live->exit.known && live->exit.code > 128 && !meaning)
         (void)snprintf(out, size, "the VMM was ended by signal %d", live->exit.code - 128);
     else if (live->exit.known && live->exit.code != 0)
-        (void)snprintf(
-            out, size, "the VMM exited with status %d; see its log (source vmm)", live->exit.code);
+        (void)snprintf(out,
+                       size,
+                       "the VMM exited with status %d%s%s; see its log (source vmm)",
+                       live->exit.code,
+                       meaning ? ": " : "",
+                       meaning ? meaning : "");
     else
         (void)snprintf(out, size, "the VM ended without a report from the guest");
 }

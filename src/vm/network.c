@@ -3,10 +3,12 @@
 
 #include "base/log.h"
 #include "net/net.h"
+#include "vmm/vmm.h"
 
 static bool has_network(const struct vm_world *w, const struct spec *spec)
 {
-    return spec->network_enabled && w->net && net_is_on(w->net);
+    return spec->network_enabled && spec->driver && spec->driver->takes_tap_file && w->net &&
+           net_is_on(w->net);
 }
 
 int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e)

@@ -128,10 +128,14 @@ void vm_run_write(struct buf *out, const struct vm_run *run)
     jout_int(&j, "pid", run->proc.pid);
     jout_int(&j, "start_ticks", (int64_t)run->proc.start_ticks);
     jout_str(&j, "boot_id", run->boot_id);
+    if (run->disk_stamp)
+        jout_int(&j, "disk_stamp", run->disk_stamp);
     if (run->address)
         jout_str(&j, "address", address_text(run->address, address));
     jout_int(&j, "started_us", run->started_us);
     jout_int(&j, "stopped_us", run->stopped_us);
+    if (run->restarts)
+        jout_int(&j, "restarts", run->restarts);
     if (run->exit_known)
         jout_int(&j, "exit_code", run->exit_code);
     if (run->exit_message)
@@ -169,8 +173,10 @@ int vm_run_read(const char *json, struct vm_run *out, struct err *e)
     run.boot = (uint64_t)integer(doc, "boot");
     run.proc.pid = (pid_t)integer(doc, "pid");
     run.proc.start_ticks = (uint64_t)integer(doc, "start_ticks");
+    run.disk_stamp = integer(doc, "disk_stamp");
     run.started_us = integer(doc, "started_us");
     run.stopped_us = integer(doc, "stopped_us");
+    run.restarts = (uint32_t)integer(doc, "restarts");
     text = json_string_value(json_object_get(doc, "boot_id"));
     if (text && strlen(text) < sizeof(run.boot_id))
         memcpy(run.boot_id, text, strlen(text));

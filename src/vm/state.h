@@ -55,11 +55,13 @@ struct vm_run {
     struct proc_id proc;
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
-    uint32_t address; /* in the network, outside; kept to the instance's end. 0: none */
+    int64_t disk_stamp; /* of a restore under way: snapshot_disk_stamp() before its guest ran */
+    uint32_t address;   /* in the network, outside; kept to the instance's end. 0: none */
 
     int64_t started_us; /* 0: never */
     int64_t stopped_us;
-    bool exit_known; /* the workload's exit code is known; else only the message may be */
+    uint32_t restarts; /* of the guest, within the process that runs now */
+    bool exit_known;   /* the workload's exit code is known; else only the message may be */
     int exit_code;
     char *exit_message;            /* owned; NULL for none */
     int64_t phase_ms[N_VM_STATES]; /* time spent in each state, without the present one */

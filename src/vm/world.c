@@ -2,6 +2,7 @@
 #include "vm/world.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -21,15 +22,26 @@ const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
     [VM_JOB_STOP] = {"stop", 16, 16384},
     [VM_JOB_SNAPSHOT] = {"standby", 8, 4096},
     [VM_JOB_RESTORE] = {"restore", 16, 4096},
+    [VM_JOB_RESTORE_FIRECRACKER] = {"restore", 32, 4096},
     [VM_JOB_IMAGE] = {"image", 1, 64},
     [VM_JOB_NOTE] = {"note", 2, 65536},
 };
 
 void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
 {
+    struct job_limit limits[N_VM_JOB_KINDS];
+
+    memcpy(limits, vm_job_limits, sizeof(limits));
+    if (env->firecracker_restores)
+        limits[VM_JOB_RESTORE_FIRECRACKER].running = env->firecracker_restores;
     *w = (struct vm_world){
-        .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
-    w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
+        .loop = loop,
+        .env = *env,
+        .greeting_patience_ms = 5000,
+        .snapshot_timeout_ms = 120000,
+        .preempt_patience_ms = 10000,
+    };
+    w->jobs = jobs_new(loop, limits, N_VM_JOB_KINDS);
     table_init(&w->table);
     prober_init(&w->prober, w);
     w->reads.is_of_reads = true;

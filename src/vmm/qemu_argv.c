@@ -138,7 +138,7 @@ static void push_devices(struct argv *a, const struct qemu_machine *machine, boo
         argv_push(a, "-netdev");
         argv_pushf(a, "tap,id=net0,fd=%d", QEMU_TAP_FD);
         argv_push(a, "-device");
-        argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, QEMU_GUEST_MAC, machine->net);
+        argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, VMM_GUEST_MAC, machine->net);
     }
 }
 

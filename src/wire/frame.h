@@ -47,8 +47,8 @@ enum {
     FRAME_HEADER = 12,
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
-    WIRE_NONCE_LEN = 32,
     WIRE_VSOCK_PORT = 2222, /* where the agent listens in a VM that has a vsock device */
+    WIRE_NONCE_LEN = 32,
 };
 
 extern const unsigned char wire_magic[WIRE_MAGIC_LEN];
