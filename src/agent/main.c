@@ -261,10 +261,10 @@ static void handle_frames(struct channel *c)
             handle_identity(a, &f);
         else if (f.type == FRAME_SHUTDOWN)
             handle_shutdown(a, &f);
-        else if (!a->config.skip_agent)
-            streams_frame(&a->streams, &f);
         else if (f.type == FRAME_FREEZE)
             handle_freeze(a, &f);
+        else if (!a->config.skip_agent)
+            streams_frame(&a->streams, &f);
     }
     if (!c->is_up)
         streams_drop(&a->streams);

@@ -47,7 +47,8 @@ def test_the_newest_come_first_and_128_are_kept(api):
     api.wait(key, "Stopped")
     for _ in range(130):
         api.fails(409, "invalid_state", "POST", f"/instances/{key}/restore")
-    traces = api.get("/debug/traces")
+    reads = {"instances.list", "instances.get", "instances.derive_state"}  # these have a ring of their own
+    traces = [one for one in api.get("/debug/traces") if one["name"] not in reads]
     assert len(traces) == 128 and {one["name"] for one in traces} == {"instances.restore"}
     began = [one["began_at"] for one in traces]
     assert began == sorted(began, reverse=True)
