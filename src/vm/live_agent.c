@@ -40,6 +40,8 @@ void live_ask_shutdown(const struct instance *row, int64_t grace_ms)
 {
     if (row->live && row->live->agent)
         agent_shutdown(row->live->agent, grace_ms);
+    else if (row->live)
+        row->live->shutdown_due_ms = grace_ms;
 }
 
 int live_freeze(const struct instance *row)
@@ -165,6 +167,8 @@ static void agent_reached(void *owner, int fd)
     live->agent = agent_open(live->world->loop, fd, &who, &from_agent, live, &e);
     if (!live->agent)
         log_debug("instance %s: %s", row->id, e.msg);
+    else if (live->shutdown_due_ms > 0)
+        agent_shutdown(live->agent, live->shutdown_due_ms);
 }
 
 static void look_for_greeting(struct timer *t);

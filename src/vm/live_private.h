@@ -31,6 +31,8 @@ struct vm_live {
     struct agent *agent;
     struct guest *guest;
     struct dial *dial; /* how the agent is reached where that may take several tries; else NULL */
+    int64_t
+        shutdown_due_ms; /* the grace of a shutdown that the agent is told when it is reached; 0 */
     struct timer greeting; /* looks for it; after a restore only */
     unsigned greetings;    /* so many were tried */
     int64_t freezes;       /* so many were asked for: the serial of the last */
