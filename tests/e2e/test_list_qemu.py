@@ -21,7 +21,7 @@ def lists(api, n):
 
 
 def test_a_list_waits_for_none_of_twenty_stopped_vmms_and_each_heals(daemon, api):
-    first = api.run("while :; do sleep 1; done", name="vm-0", size="64MB")["id"]
+    first = api.run("while :; do sleep 1; done", name="vm-0")["id"]
     api.post(f"/instances/{first}/standby")
     for i in range(1, VMS):
         api.post(f"/instances/{first}/fork", {"name": f"vm-{i}", "target_state": "Running"})
