@@ -8,6 +8,7 @@
  *                          a slot, and a guest behind it: eth0 in that namespace, without
  *                          offloads if it is plain. "ok TAP ADDRESS"
  *   end TAP                the guest's VMM ends; its slot goes back
+ *   rate TAP DOWN UP       bytes per second; 0 lifts
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
  *   settle                 waits until the pool is full and nothing is under way
@@ -38,6 +39,7 @@
 #include "base/parse.h"
 #include "loop/loop.h"
 #include "net/net.h"
+#include "net/rate.h"
 
 enum { GUESTS = 64, SLOTS = 4096, FRAME = 70 * 1024 };
 
@@ -156,6 +158,22 @@ static void end_guest(const char *tap)
     say("ok");
 }
 
+static void limit(const char *tap, char *rest)
+{
+    struct net_rate rate = {.download_burst = 4, .upload_burst = 4};
+    struct err e = {0};
+    int rc;
+
+    (void)parse_u64(strsep(&rest, " "), 0, UINT64_MAX, &rate.download);
+    (void)parse_u64(strsep(&rest, " "), 0, UINT64_MAX, &rate.upload);
+    rc = rate.download || rate.upload ? rate_set(tap, &rate, &e) : rate_clear(tap, &e);
+    if (rc < 0)
+        printf("error %s\n", e.msg);
+    else
+        printf("ok\n");
+    (void)fflush(stdout);
+}
+
 static int64_t now_ns(void)
 {
     struct timespec t;
@@ -213,6 +231,8 @@ static void obey(char *line)
         make_guest(first, address, rest != NULL);
     } else if (strcmp(verb, "end") == 0) {
         end_guest(first);
+    } else if (strcmp(verb, "rate") == 0) {
+        limit(first, rest);
     } else if (strcmp(verb, "claim") == 0) {
         (void)parse_u64(first, 1, SLOTS, &n);
         claim(n);
