@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/parse.h"
+#include "net/plan.h"
 
 static void put_time(struct jout *j, const char *key, int64_t at_us)
 {
@@ -18,14 +19,16 @@ static void put_size(struct jout *j, const char *key, uint64_t bytes)
     jout_str(j, key, size_text(bytes, text));
 }
 
-static void put_network(struct jout *j, const struct spec *spec)
+static void put_network(struct jout *j, const struct spec *spec, const struct vm_run *run)
 {
+    char text[ADDRESS_TEXT_SIZE];
+
     jout_open(j, "network", '{');
     jout_bool(j, "enabled", spec->network_enabled);
     if (spec->network_enabled)
         jout_str(j, "name", "default");
-    jout_null(j, "ip");
-    jout_null(j, "mac");
+    jout_str(j, "ip", run->address ? address_text(run->address, text) : NULL);
+    jout_str(j, "mac", run->address ? NET_GUEST_MAC : NULL);
     jout_close(j, '}');
 }
 
@@ -83,7 +86,7 @@ void instance_view(struct jout *j, const char *key, const struct instance *row)
     if (spec->env)
         jout_raw(j, "env", spec->env);
     put_tags(j, spec);
-    put_network(j, spec);
+    put_network(j, spec, run);
     if (run->exit_known)
         jout_int(j, "exit_code", run->exit_code);
     else

@@ -4,6 +4,7 @@
 #include "api/handlers.h"
 #include "api/spec_data.h"
 #include "base/json.h"
+#include "net/net.h"
 
 /* info.version of api/openapi.yaml; a test compares them. */
 #define API_VERSION "0.3.0"
@@ -79,6 +80,22 @@ static void put_names(struct jout *j, const char *key, const char *const *names)
     jout_close(j, ']');
 }
 
+static void put_network(struct jout *j, const struct net *net)
+{
+    const struct net_plan *plan = net_plan(net);
+    char text[SUBNET_TEXT_SIZE];
+
+    jout_open(j, "network", '{');
+    jout_str(j, "model", "nat");
+    jout_str(j, "gateway", address_text(plan->gateway, text));
+    jout_str(j, "subnet", subnet_text(plan->outer, text));
+    jout_bool(j, "guest_to_guest", net_is_on(net) && plan->guest_to_guest);
+    jout_bool(j, "available", net_is_on(net));
+    if (!net_is_on(net))
+        jout_str(j, "unavailable_reason", net_why_off(net));
+    jout_close(j, '}');
+}
+
 void api_capabilities(struct call *c)
 {
     static const char *const platforms[] = {"linux/amd64", NULL};
@@ -98,10 +115,7 @@ void api_capabilities(struct call *c)
     jout_str(&j, "accelerator_reason", c->api->world->env.host->accel_reason);
     jout_close(&j, '}');
     put_runtimes(&j, c->api);
-    jout_open(&j, "network", '{');
-    jout_str(&j, "model", "nat");
-    jout_bool(&j, "guest_to_guest", false);
-    jout_close(&j, '}');
+    put_network(&j, c->api->world->net);
     jout_open(&j, "images", '{');
     put_names(&j, "platforms", platforms);
     jout_str(&j, "default_platform", platforms[0]);

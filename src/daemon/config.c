@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum kind { TEXT, NUMBER, SIZE, DURATION };
+enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH };
 
 static const struct setting {
     const char *key;
@@ -56,6 +56,18 @@ static const struct setting {
      offsetof(struct config, max_overlay_bytes),
      "MAX_OVERLAY_SIZE",
      "100GB"},
+    {"network.enabled", SWITCH, offsetof(struct config, network_enabled), NULL, "true"},
+    {"network.subnet_cidr", TEXT, offsetof(struct config, subnet), "SUBNET_CIDR", "10.100.0.0/16"},
+    {"network.subnet_gateway", TEXT, offsetof(struct config, subnet_gateway), "SUBNET_GATEWAY", ""},
+    {"network.bridge_name", TEXT, offsetof(struct config, bridge), "BRIDGE_NAME", ""},
+    {"network.uplink_interface", TEXT, offsetof(struct config, uplink), "UPLINK_INTERFACE", ""},
+    {"network.dns_server", TEXT, offsetof(struct config, dns), "DNS_SERVER", "1.1.1.1"},
+    {"network.inner_address", TEXT, offsetof(struct config, inner_address), NULL, "192.0.0.2/29"},
+    {"network.inner_gateway", TEXT, offsetof(struct config, inner_gateway), NULL, "192.0.0.1"},
+    {"network.guest_to_guest", SWITCH, offsetof(struct config, guest_to_guest), NULL, "true"},
+    {"network.host_ports", TEXT, offsetof(struct config, host_ports), NULL, ""},
+    {"network.open_firewalls", SWITCH, offsetof(struct config, open_firewalls), NULL, "false"},
+    {"network.ready_slots", NUMBER, offsetof(struct config, ready_slots), NULL, "16"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
 };
@@ -81,6 +93,11 @@ static int assign(struct config *c, const struct setting *s, const char *value, 
         break;
     case DURATION:
         good = parse_duration_ms(value, (int64_t *)(void *)at);
+        break;
+    case SWITCH:
+        good = strcmp(value, "true") == 0 || strcmp(value, "false") == 0;
+        if (good)
+            *(bool *)(void *)at = strcmp(value, "true") == 0;
         break;
     }
     return good ? 0 : err_set(e, ERR_INVALID, "the setting %s cannot be \"%s\"", s->key, value);

@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -35,6 +36,18 @@ struct config {
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
     int64_t delete_grace_ms;
+    bool network_enabled;
+    char *subnet;         /* of the guests' outer addresses */
+    char *subnet_gateway; /* upstream's: accepted, nothing has that address here */
+    char *bridge;         /* upstream's: accepted, there is no bridge here */
+    char *uplink;         /* empty: where the default route leads */
+    char *dns;
+    char *inner_address;
+    char *inner_gateway;
+    char *host_ports;
+    bool guest_to_guest;
+    bool open_firewalls;
+    uint64_t ready_slots;
 };
 
 /* Fills in the defaults. */

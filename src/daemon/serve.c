@@ -24,6 +24,7 @@
 #include "daemon/datadir.h"
 #include "image/catalog.h"
 #include "image/import.h"
+#include "net/net.h"
 #include "vm/adopt.h"
 #include "vmm/host.h"
 
@@ -39,6 +40,7 @@ struct daemon {
     struct loop *loop;
     struct fswatcher *files;
     struct catalog *images;
+    struct net *net;
     struct vm_world world;
     bool has_world;
     struct api api;
@@ -235,6 +237,33 @@ static bool digest_is_used(void *arg, const char *digest)
 
 /* --- coming up --- */
 
+static int open_network(struct daemon *d, struct err *e)
+{
+    const struct config *c = &d->config;
+    struct net_settings settings = {
+        .enabled = c->network_enabled,
+        .subnet = c->subnet,
+        .inner_address = c->inner_address,
+        .inner_gateway = c->inner_gateway,
+        .dns = c->dns,
+        .uplink = c->uplink,
+        .host_ports = c->host_ports,
+        .guest_to_guest = c->guest_to_guest,
+        .opens_firewalls = c->open_firewalls,
+        .ready = (unsigned)c->ready_slots,
+    };
+
+    if (*c->bridge || *c->subnet_gateway)
+        log_info(
+            "network.bridge_name and network.subnet_gateway have no effect: guests are routed, "
+            "there is no bridge, and their gateway is %s",
+            c->inner_gateway);
+    d->net = net_open(d->loop, &settings, e);
+    if (d->net && !net_is_on(d->net))
+        log_warn("guests get no network: %s", net_why_off(d->net));
+    return d->net ? 0 : -1;
+}
+
 static int open_state(struct daemon *d, struct err *e)
 {
     struct vm_env env = {.host = &d->host};
@@ -243,7 +272,7 @@ static int open_state(struct daemon *d, struct err *e)
     d->store = store_open(d->data.fd, e);
     d->loop = d->store ? loop_new(e) : NULL;
     d->files = d->loop ? fswatcher_new(d->loop, e) : NULL;
-    if (!d->files)
+    if (!d->files || open_network(d, e) < 0)
         return -1;
     d->images = catalog_new(image_is_unused, d);
     if (catalog_load(d->images, d->store, e) < 0 || vm_boot_id(env.boot_id, e) < 0)
@@ -253,11 +282,13 @@ static int open_state(struct daemon *d, struct err *e)
     env.images_fd = d->data.images_fd;
     env.templates_fd = d->data.templates_fd;
     env.store = d->store;
+    env.net_plan = net_plan(d->net);
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;
+    d->world.net = d->net;
     d->has_world = true;
-    if (world_adopt(&d->world, &report, e) < 0 ||
+    if (world_adopt(&d->world, &report, e) < 0 || net_start(d->net, e) < 0 ||
         image_sweep_files(d->data.images_fd, digest_is_used, d, e) < 0)
         return -1;
     log_info("%u instances: %u run, %u ended while no daemon ran, %u left-overs removed",
@@ -365,6 +396,8 @@ static void say_goodbye(struct daemon *d)
         http_server_stop(d->http);
     if (d->has_world)
         world_stop(&d->world);
+    if (d->net)
+        net_stop(d->net);
     http_server_free(d->http);
 }
 
@@ -378,6 +411,7 @@ static void tear_down(struct daemon *d)
         loop_unwatch(d->loop, &d->signals);
     if (d->store)
         store_close(d->store);
+    net_free(d->net);
     if (d->images)
         catalog_free(d->images);
     if (d->loop)

@@ -74,6 +74,21 @@ static int read_ports(const char *text, struct net_plan *p, struct err *e)
     return 0;
 }
 
+static int read_dns(const char *text, struct net_plan *p, struct err *e)
+{
+    auto_free char *copy = mem_strdup(text);
+    char *rest = copy;
+    char *word;
+
+    while (*text && (word = strsep(&rest, ",")) != NULL) {
+        word += strspn(word, " ");
+        if (p->n_dns == NET_DNS_MAX || !address_parse(word, &p->dns[p->n_dns]))
+            return invalid("dns_server", text, "a list of at most 3 addresses", e);
+        p->n_dns++;
+    }
+    return 0;
+}
+
 int plan_read(const struct net_settings *s, struct net_plan *out, struct err *e)
 {
     struct net_plan p = {
@@ -86,7 +101,7 @@ int plan_read(const struct net_settings *s, struct net_plan *out, struct err *e)
         return invalid("uplink_interface", s->uplink, "the name of an interface", e);
     (void)snprintf(p.uplink, sizeof(p.uplink), "%s", s->uplink);
     if (read_outer(s->subnet, &p, e) < 0 || read_inner(s, &p, e) < 0 ||
-        read_ports(s->host_ports, &p, e) < 0)
+        read_ports(s->host_ports, &p, e) < 0 || read_dns(s->dns, &p, e) < 0)
         return -1;
     *out = p;
     return 0;

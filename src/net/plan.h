@@ -20,7 +20,7 @@
 #define NET_GUEST_MAC "02:00:00:00:00:02" /* every guest's */
 #define NET_TAPS "hm"                     /* how our TAPs' names begin: hm0, hm1, ... */
 
-enum { NET_PORTS_MAX = 64 };
+enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3 };
 
 struct net_port {
     bool is_udp;
@@ -38,6 +38,8 @@ struct net_plan {
     struct net_port
         ports[NET_PORTS_MAX]; /* of the host, on the gateway's address, open to guests */
     unsigned n_ports;
+    uint32_t dns[NET_DNS_MAX]; /* whom guests ask for names */
+    unsigned n_dns;
     unsigned ready; /* so many slots are kept ready */
 };
 
@@ -47,6 +49,7 @@ struct net_settings {
     const char *subnet;        /* "10.100.0.0/16" */
     const char *inner_address; /* "192.0.0.2/29" */
     const char *inner_gateway; /* "192.0.0.1" */
+    const char *dns;           /* "1.1.1.1, 9.9.9.9" */
     const char *uplink;        /* empty: where the default route leads */
     const char *host_ports;    /* "tcp/8080,udp/514": of the host, open to guests */
     bool guest_to_guest;

@@ -19,6 +19,7 @@
 #include "base/parse.h"
 #include "vm/exit_note.h"
 #include "vm/live.h"
+#include "vm/network.h"
 #include "vm/snapshot.h"
 
 enum { RESUME_MS = 5000 };
@@ -46,6 +47,7 @@ static int add_row(void *arg, const struct instance_record *r, struct err *e)
     }
     row = world_reserve(a->w, r->id, spec);
     row->run = run;
+    network_adopt_address(a->w, row);
     row->observed_ms = clock_ms();
     table_publish(&a->w->table, row);
     a->report.instances++;
@@ -143,6 +145,7 @@ static void settle_row(struct adoption *a, struct instance *row)
     struct err e = {0};
     auto_close int dir_fd = -1;
     auto_close int pidfd = -1;
+    struct net_slot *slot;
 
     if (!vm_state_has_process(row->run.state))
         return;
@@ -153,7 +156,8 @@ static void settle_row(struct adoption *a, struct instance *row)
         return;
     }
     run_on(row, dir_fd, pidfd);
-    live_attach(a->w, row, take_fd(&pidfd), dir_fd);
+    slot = network_adopt_slot(a->w, row, pidfd);
+    live_attach(a->w, row, take_fd(&pidfd), dir_fd, slot);
     a->report.adopted++;
 }
 

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "net/address.h"
 #include "vmm/sock.h"
 #include "vmm/vmm.h"
 #include "wire/frame.h"
@@ -111,6 +112,7 @@ static void introduce(struct agent *a, const struct agent_identity *who)
     unsigned char seed[SEED_BYTES];
     char seed_text[2 * SEED_BYTES + 1];
     char machine_id[2 * MACHINE_ID_BYTES + 1];
+    char address[ADDRESS_TEXT_SIZE];
     struct buf json = BUF(1024);
     struct jout j = JOUT(&json);
 
@@ -122,6 +124,8 @@ static void introduce(struct agent *a, const struct agent_identity *who)
     jout_str(&j, "seed", seed_text);
     jout_str(&j, "hostname", who->hostname);
     jout_str(&j, "machine_id", machine_id);
+    if (who->address)
+        jout_str(&j, "outer_address", address_text(who->address, address));
     jout_close(&j, '}');
     frame_put(&a->out, FRAME_IDENTITY, 0, json.data, json.len);
     explicit_bzero(json.data, json.len);

@@ -28,6 +28,7 @@ struct agent_events {
 struct agent_identity {
     const char *id;       /* of the instance; borrowed for the call */
     const char *hostname; /* likewise */
+    uint32_t address;     /* outside; 0: none */
 };
 
 /*

@@ -8,8 +8,8 @@
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
     (void)row;
-    (void)op;
     (void)e;
+    op->starts_vmm = true;
     return 0;
 }
 

@@ -189,8 +189,8 @@ static const struct vm_verb verb_capture = {
 static int fork_check(const struct instance *row, struct vm_op *op, struct err *e)
 {
     (void)row;
-    (void)op;
     (void)e;
+    op->starts_vmm = op->target == VM_RUNNING;
     return 0;
 }
 

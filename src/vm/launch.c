@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "net/slot.h"
+#include "vm/network.h"
 #include "vm/overlay.h"
 #include "wire/config_disk.h"
 
@@ -76,9 +78,10 @@ static int write_config(const struct vm_op *op, uint64_t incarnation, struct err
 {
     auto_buf struct buf config = BUF(CONFIG_MAX);
     auto_buf struct buf disk = BUF(CONFIG_OFFSET + CONFIG_MAX + 4096);
+    struct spec_network network = network_of_guest(op);
     auto_span span = op_span(&op->job.op, "config_disk");
 
-    if (spec_guest_config(&config, op->spec, op->id, incarnation, e) < 0)
+    if (spec_guest_config(&config, op->spec, op->id, incarnation, &network, e) < 0)
         return -1;
     config_disk_make(&disk, config.data, config.len);
     return file_replace(op->dir_fd, VMM_CONFIG_DISK, 0600, disk.data, disk.len, e);
@@ -99,16 +102,19 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .dir_fd = op->dir_fd,
         .vcpus = op->spec->vcpus,
         .memory_bytes = op->spec->memory_bytes,
-        .tap_fd = -1,
+        .tap_fd = op->slot ? op->slot->fd : -1,
     };
 }
 
 int launch_boot(struct vm_op *op, struct err *e)
 {
     uint64_t incarnation = op->run.incarnation + 1;
-    struct vmm_boot boot = launch_plan(op);
+    struct vmm_boot boot;
 
-    if (write_config(op, incarnation, e) < 0 || start_process(op, &boot, e) < 0)
+    if (network_bind(op, e) < 0 || write_config(op, incarnation, e) < 0)
+        return -1;
+    boot = launch_plan(op); /* a slot that was just made has its file only now */
+    if (start_process(op, &boot, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
     op->run.boot = incarnation;

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "net/net.h"
 #include "vm/agent.h"
 #include "vm/exit_note.h"
 #include "vm/log_limit.h"
@@ -28,7 +29,8 @@ struct vm_live {
     struct vmm_monitor *monitor;
     struct agent *agent;
     struct log_limit *logs;
-    char *why_shutdown; /* the VMM's word for why the VM ended; NULL for none */
+    struct net_slot *slot; /* NULL: no network */
+    char *why_shutdown;    /* the VMM's word for why the VM ended; NULL for none */
 
     bool exited; /* the process is gone; not judged yet */
     struct proc_exit exit;
@@ -153,7 +155,8 @@ static void process_ended(struct watch *watch, uint32_t events)
     live_judge(live->world, live->row);
 }
 
-void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd)
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd,
+                 struct net_slot *slot)
 {
     struct vm_live *live = mem_new(struct vm_live);
     struct err e = {0};
@@ -163,14 +166,19 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     live->row = row;
     live->boot = row->run.boot;
     live->pidfd = pidfd;
+    live->slot = slot;
     live->exit_watch.fn = process_ended;
     row->live = live;
     if (loop_watch(w->loop, &live->exit_watch, pidfd, EPOLLIN, &e) < 0) {
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    live->agent = agent_open(
-        w->loop, dir_fd, &(struct agent_identity){row->id, row->spec->name}, &from_agent, live, &e);
+    live->agent = agent_open(w->loop,
+                             dir_fd,
+                             &(struct agent_identity){row->id, row->spec->name, row->run.address},
+                             &from_agent,
+                             live,
+                             &e);
     if (!live->agent) {
         log_debug("instance %s: %s", row->id, e.msg);
         err_clear(&e);
@@ -194,6 +202,8 @@ void live_detach(struct vm_world *w, struct instance *row)
     vmm_monitor_close(live->monitor);
     agent_close(live->agent);
     log_limit_free(live->logs);
+    if (live->slot)
+        net_release(w->net, live->slot);
     close(live->pidfd);
     free(live->why_shutdown);
     free(live);

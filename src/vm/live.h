@@ -19,8 +19,14 @@
 
 #include "vm/world.h"
 
-/* Takes the pidfd. dir_fd is borrowed: sockets in it are connected, no fd of it is kept. */
-void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd);
+struct net_slot;
+
+/*
+ * Takes the pidfd and the slot in the network (NULL for none). dir_fd is borrowed: sockets in it
+ * are connected, no fd of it is kept.
+ */
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd,
+                 struct net_slot *slot);
 
 /* Lets go of everything; the process is not touched. Fine on a row without one. */
 void live_detach(struct vm_world *w, struct instance *row);

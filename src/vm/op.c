@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "vm/exit_note.h"
 #include "vm/live.h"
+#include "vm/network.h"
 
 static void op_start(struct vm_op *op, struct instance *row);
 
@@ -43,7 +44,7 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
     row->run = vm_run_copy(&op->run);
     row->observed_ms = clock_ms();
     if (op->started.pidfd >= 0)
-        live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd);
+        live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd, network_hand_over(w, op));
     else if (!vm_state_has_process(row->run.state))
         live_detach(w, row);
     instance_changed(&w->table, row);
@@ -53,6 +54,7 @@ static void op_free(struct vm_op *op)
 {
     if (op->world)
         loop_timer_stop(op->world->loop, &op->patience);
+    network_let_go(op);
     if (op->pidfd >= 0)
         close(op->pidfd);
     if (op->dir_fd >= 0)
@@ -235,7 +237,7 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->queued = span_begin(&op->trace, "queue");
     if (op->verb->begin)
         op->verb->begin(w, row, op);
-    if (jobs_submit(w->jobs, &op->job, &op->err) < 0) {
+    if (network_claim(w, row, op, &op->err) < 0 || jobs_submit(w->jobs, &op->job, &op->err) < 0) {
         settle(w, row, op);
         answer(op, table_by_id(&w->table, op->id));
     }

@@ -75,12 +75,15 @@ struct vm_op {
     /* Filled in as it takes hold: the job's own view of the instance. */
     const struct vm_env *env;
     char id[ID_SIZE];
-    struct spec *spec;  /* a reference */
-    struct vm_run run;  /* a copy; run() writes what the instance becomes */
-    int pidfd;          /* of the live process, a duplicate; -1 when there is none */
-    bool idle;          /* set by check(): nothing to do, succeed without a job */
-    bool preempted;     /* a stop or delete ended it */
-    bool has_preempted; /* it ended another to get hold */
+    struct spec *spec; /* a reference */
+    struct vm_run run; /* a copy; run() writes what the instance becomes */
+    int pidfd;         /* of the live process, a duplicate; -1 when there is none */
+    bool idle;         /* set by check(): nothing to do, succeed without a job */
+    bool starts_vmm; /* set by check(): the job starts a VMM, which needs a place in the network */
+    bool preempted;  /* a stop or delete ended it */
+    bool has_preempted;     /* it ended another to get hold */
+    struct net_slot *slot;  /* lent to the job until the outcome is shown; NULL: no network */
+    uint32_t fresh_address; /* given out by this op; 0: the instance had one */
 
     /* Filled in by run(). */
     struct vmm_process started; /* pidfd -1: none */

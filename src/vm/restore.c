@@ -5,13 +5,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "vm/launch.h"
+#include "vm/network.h"
 #include "vm/restore.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
-    (void)op;
+    op->starts_vmm = true;
     if (row->run.state != VM_STANDBY)
         return err_set(e,
                        ERR_BAD_STATE,
@@ -85,7 +86,7 @@ int restore_wake(struct vm_op *op, restore_commit *commit, struct err *e)
 {
     struct err ignored = {0};
 
-    if (load(op, e) < 0 || commit_and_run(op, commit, e) < 0)
+    if (network_bind(op, e) < 0 || load(op, e) < 0 || commit_and_run(op, commit, e) < 0)
         return -1;
     if (snapshot_remove(op->dir_fd, &ignored) < 0)
         log_warn("instance %s: its used snapshot stays until the next: %s", op->id, ignored.msg);

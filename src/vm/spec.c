@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
+#include "net/plan.h"
 #include "vmm/vmm.h"
 
 struct spec *spec_new(void)
@@ -166,11 +167,13 @@ struct spec *spec_copy(const struct spec *s)
     return copy;
 }
 
-/* image env ["K=V", ...] first, then the client's object over it. */
-static void write_env(struct jout *j, const json_t *image_env, const char *client_env)
+/* image env ["K=V", ...] first, then what is ours, then the client's object over both. */
+static void write_env(struct jout *j, const json_t *image_env, const char *client_env,
+                      const struct spec_network *network)
 {
     json_t *merged = json_object();
     json_t *client = client_env ? json_loads(client_env, 0, NULL) : NULL;
+    char text[ADDRESS_TEXT_SIZE];
     const char *key;
     json_t *value;
     size_t i;
@@ -188,6 +191,9 @@ static void write_env(struct jout *j, const json_t *image_env, const char *clien
             buf_free(&name);
         }
     }
+    if (network->plan)
+        json_object_set_new(
+            merged, "HYPEMAN_IP", json_string(address_text(network->address, text)));
     if (client)
         json_object_update(merged, client);
     jout_open(j, "env", '{');
@@ -210,8 +216,29 @@ static void write_array(struct jout *j, const char *key, const char *override, c
     free(text);
 }
 
+static void write_network(struct jout *j, const struct spec_network *network)
+{
+    const struct net_plan *plan = network->plan;
+    char text[ADDRESS_TEXT_SIZE];
+
+    jout_open(j, "network", '{');
+    jout_bool(j, "enabled", plan != NULL);
+    if (plan) {
+        jout_str(j, "address", address_text(plan->inner, text));
+        jout_int(j, "prefix", plan->inner_net.prefix);
+        jout_str(j, "gateway", address_text(plan->gateway, text));
+        jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
+        jout_str(j, "outer_address", address_text(network->address, text));
+        jout_open(j, "dns", '[');
+        for (unsigned i = 0; i < plan->n_dns; i++)
+            jout_str(j, NULL, address_text(plan->dns[i], text));
+        jout_close(j, ']');
+    }
+    jout_close(j, '}');
+}
+
 int spec_guest_config(struct buf *out, const struct spec *s, const char *id, uint64_t incarnation,
-                      struct err *e)
+                      const struct spec_network *network, struct err *e)
 {
     json_t *image = s->image_config ? json_loads(s->image_config, 0, NULL) : json_object();
     const char *workdir = json_string_value(json_object_get(image, "working_dir"));
@@ -227,11 +254,9 @@ int spec_guest_config(struct buf *out, const struct spec *s, const char *id, uin
     write_array(&j, "entrypoint", s->entrypoint, json_object_get(image, "entrypoint"));
     /* As in Docker: another entrypoint drops the image's cmd. */
     write_array(&j, "cmd", s->cmd, s->entrypoint ? NULL : json_object_get(image, "cmd"));
-    write_env(&j, json_object_get(image, "env"), s->env);
+    write_env(&j, json_object_get(image, "env"), s->env, network);
     jout_bool(&j, "skip_agent", s->skip_guest_agent);
-    jout_open(&j, "network", '{');
-    jout_bool(&j, "enabled", false); /* there is no device for it yet */
-    jout_close(&j, '}');
+    write_network(&j, network);
     jout_close(&j, '}');
     json_decref(image);
     return buf_ok(out) ? 0

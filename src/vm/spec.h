@@ -63,6 +63,13 @@ struct spec *spec_read(const char *json, struct err *e);
 /* True when the instance carries this tag with this value. */
 bool spec_has_tag(const struct spec *s, const char *key, const char *value);
 
+/* What a guest is to know of its network. */
+struct net_plan;
+struct spec_network {
+    const struct net_plan *plan; /* NULL: it has none */
+    uint32_t address;            /* outside */
+};
+
 /* The JSON of the guest's config disk (wire/config_disk.h), for one incarnation. */
 int spec_guest_config(struct buf *out, const struct spec *s, const char *id, uint64_t incarnation,
-                      struct err *e);
+                      const struct spec_network *network, struct err *e);

@@ -5,7 +5,7 @@
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
-    (void)op;
+    op->starts_vmm = true;
     if (row->run.state != VM_STOPPED)
         return err_set(e,
                        ERR_BAD_STATE,

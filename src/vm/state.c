@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "net/address.h"
 
 static const struct {
     const char *name;
@@ -103,6 +104,7 @@ void vm_run_free(struct vm_run *run)
 void vm_run_write(struct buf *out, const struct vm_run *run)
 {
     struct jout j = JOUT(out);
+    char address[ADDRESS_TEXT_SIZE];
 
     jout_open(&j, NULL, '{');
     jout_str(&j, "state", vm_state_name(run->state));
@@ -112,6 +114,8 @@ void vm_run_write(struct buf *out, const struct vm_run *run)
     jout_int(&j, "pid", run->proc.pid);
     jout_int(&j, "start_ticks", (int64_t)run->proc.start_ticks);
     jout_str(&j, "boot_id", run->boot_id);
+    if (run->address)
+        jout_str(&j, "address", address_text(run->address, address));
     jout_int(&j, "started_us", run->started_us);
     jout_int(&j, "stopped_us", run->stopped_us);
     if (run->exit_known)
@@ -156,6 +160,9 @@ int vm_run_read(const char *json, struct vm_run *out, struct err *e)
     text = json_string_value(json_object_get(doc, "boot_id"));
     if (text && strlen(text) < sizeof(run.boot_id))
         memcpy(run.boot_id, text, strlen(text));
+    text = json_string_value(json_object_get(doc, "address"));
+    if (text)
+        (void)address_parse(text, &run.address);
     vm_run_set_end(&run, json_string_value(json_object_get(doc, "exit_message")));
     run.exit_known = json_object_get(doc, "exit_code") != NULL;
     run.exit_code = (int)integer(doc, "exit_code");

@@ -53,6 +53,8 @@ struct vm_run {
     struct proc_id proc;
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
+    uint32_t address; /* in the network, outside; kept to the instance's end. 0: none */
+
     int64_t started_us; /* 0: never */
     int64_t stopped_us;
     bool exit_known; /* the workload's exit code is known; else only the message may be */

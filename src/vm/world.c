@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "image/catalog.h"
+#include "net/net.h"
 #include "vm/live.h"
 
 /*
@@ -52,6 +53,8 @@ void world_remove(struct vm_world *w, struct instance *row)
 {
     struct spec *spec = spec_ref(row->spec);
 
+    if (w->net)
+        net_give_back(w->net, row->run.address);
     table_remove(&w->table, row);
     if (w->images)
         catalog_unuse(w->images, spec->image_digest);

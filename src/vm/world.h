@@ -29,6 +29,8 @@ enum vm_job_kind {
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
 
+struct net_plan;
+
 struct vm_env {
     int data_fd;
     int instances_fd; /* <data>/instances: one directory an instance, named by its id */
@@ -36,16 +38,19 @@ struct vm_env {
     int templates_fd; /* <data>/templates: empty file systems to copy */
     const struct vmm_host *host;
     struct store *store;
+    const struct net_plan *net_plan; /* NULL: no network */
     char boot_id[BOOT_ID_SIZE];
 };
 
 struct catalog;
+struct net;
 
 struct vm_world {
     struct loop *loop;
     struct jobs *jobs;
     struct fswatcher *files; /* borrowed; NULL: logs are not limited */
     struct catalog *images;  /* borrowed; NULL: nobody counts the uses of images */
+    struct net *net;         /* borrowed; NULL: no network */
     struct vm_env env;
     struct instance_table table;
     struct trace_ring traces;

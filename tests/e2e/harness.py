@@ -16,6 +16,7 @@ import time
 import urllib.parse
 
 import description
+import netns
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUILD = pathlib.Path(os.environ.get("HYPEMAN_BUILD", ROOT / "build")).resolve()
@@ -85,15 +86,24 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
+class _InsideConnection(http.client.HTTPConnection):
+    def __init__(self, ns, address, timeout):
+        super().__init__(*address, timeout=timeout)
+        self.ns = ns
+
+    def connect(self):
+        self.sock = self.ns.connect((self.host, self.port), self.timeout)
+
+
 class Api:
     """Requests to one address. Every answer is held against the API's description."""
 
-    def __init__(self, address, token=None):
-        self.address, self.token = address, token  # a path, or (host, port)
+    def __init__(self, address, token=None, ns=None):
+        self.address, self.token, self.ns = address, token, ns  # a path, or (host, port) in a namespace
 
     def connect(self, timeout=PATIENCE):
         if isinstance(self.address, tuple):
-            return http.client.HTTPConnection(*self.address, timeout=timeout)
+            return _InsideConnection(self.ns, self.address, timeout)
         return _UnixConnection(self.address, timeout)
 
     def open(self, method, path, body=None, headers=None, timeout=PATIENCE):
@@ -234,9 +244,13 @@ class Background(threading.Thread):
 
 
 class Daemon:
-    """hypeman serve on a directory. The TCP address that it got stands in run/listen below the data directory."""
+    """
+    hypeman serve on a directory, in a network namespace of its own, so that daemons side by side and the host have
+    nothing to do with one another. The TCP address that it got stands in run/listen below the data directory.
+    """
 
-    def __init__(self, root, data=None):
+    def __init__(self, root, data=None, **settings):
+        self.settings = settings  # of the environment
         self.root = pathlib.Path(root)
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
@@ -244,14 +258,17 @@ class Daemon:
         self.process = None
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
-        self.taps_before = taps()
+        self.ns = netns.Ns()
 
     # --- its life ---
 
     def start(self):
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket],
+                self.ns.command(
+                    [HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
+                ),
+                env={**os.environ, **self.settings},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -298,6 +315,7 @@ class Daemon:
         for pid in self.vm_processes():
             os.kill(pid, signal.SIGKILL)
             wait_gone(pid)
+        self.ns.close()
 
     # --- ways to talk to it ---
 
@@ -309,7 +327,7 @@ class Daemon:
 
     def _run(self, args, check=True, env=None, **more):
         done = subprocess.run(
-            [HYPEMAN, *args],
+            self.ns.command([HYPEMAN, *args]),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -330,7 +348,7 @@ class Daemon:
         return host, int(port)
 
     def tcp(self, token=None):
-        return Api(self.tcp_address(), token)
+        return Api(self.tcp_address(), token, self.ns)
 
     def import_image(self, rootfs, name=IMAGE):
         self.cli("image", "import", f"dir:{rootfs}", name)
@@ -351,7 +369,7 @@ class Daemon:
                 seen.append(re.sub(r":\[\d+\]", "", os.readlink(one)))
             except FileNotFoundError:
                 pass
-        return sorted(seen)
+        return sorted(one for one in seen if one != "/dev/net/tun")  # the pool's, which may grow
 
     def vm_processes(self):
         """{pid: arguments} of processes whose working directory is below the data directory."""
@@ -419,8 +437,6 @@ class Daemon:
         if instances.exists():
             left += [f"file {one}" for one in instances.iterdir() if not below_kept(one)]
         left += [f"socket {one}" for one in self.sockets() if not below_kept(one)]
-        if not kept:
-            left += [f"network device {one}" for one in taps() - self.taps_before]
         if self.fds_before is not None:
             now, before = self.fds(), list(self.fds_before)
             for one in before:
@@ -437,9 +453,3 @@ class Daemon:
             time.sleep(0.01)
             left = self.leftovers()
         assert not left, "left behind:\n" + "\n".join(left)
-
-
-def taps():
-    """Names of the TAPs that are ours by their prefix."""
-    net = pathlib.Path("/sys/class/net")
-    return {one.name for one in net.iterdir() if re.fullmatch(r"hm\d+", one.name) and (one / "tun_flags").exists()}

@@ -282,6 +282,7 @@ int main(int argc, char **argv)
         .inner_gateway = "192.0.0.1",
         .uplink = argc > 1 ? argv[1] : "",
         .host_ports = "tcp/7777",
+        .dns = "",
         .guest_to_guest = true,
         .ready = 8,
     };

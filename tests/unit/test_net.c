@@ -91,6 +91,7 @@ static struct net_settings settings(void)
         .inner_address = "192.0.0.2/29",
         .inner_gateway = "192.0.0.1",
         .uplink = "",
+        .dns = "1.1.1.1",
         .host_ports = "",
         .guest_to_guest = true,
     };

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/network.h"
+
+#include "base/log.h"
+#include "net/net.h"
+
+static bool has_network(const struct vm_world *w, const struct spec *spec)
+{
+    return spec->network_enabled && w->net && net_is_on(w->net);
+}
+
+int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e)
+{
+    if (!op->starts_vmm || !has_network(w, row->spec))
+        return 0;
+    op->slot = net_claim(w->net, op->run.address, e);
+    if (!op->slot)
+        return -1;
+    if (op->run.address == 0)
+        op->fresh_address = op->slot->address;
+    op->run.address = op->slot->address;
+    return 0;
+}
+
+int network_bind(const struct vm_op *op, struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "network");
+
+    return op->slot ? net_bind(op->env->net_plan, op->slot, e) : 0;
+}
+
+void network_let_go(struct vm_op *op)
+{
+    if (!op->world || !op->world->net)
+        return;
+    net_release(op->world->net, op->slot);
+    net_give_back(op->world->net, op->fresh_address);
+    op->slot = NULL;
+    op->fresh_address = 0;
+}
+
+struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op)
+{
+    struct net_slot *slot = op->slot;
+
+    op->slot = NULL;
+    op->fresh_address = 0;
+    if (slot)
+        net_settle(w->net, slot);
+    return slot;
+}
+
+void network_adopt_address(struct vm_world *w, struct instance *row)
+{
+    char text[ADDRESS_TEXT_SIZE];
+
+    if (row->run.address == 0 || !w->net || !net_is_on(w->net) ||
+        net_adopt_address(w->net, row->run.address))
+        return;
+    log_warn("instance %s: its address %s is not of network.subnet_cidr any more; it gets another "
+             "when it starts",
+             row->id,
+             address_text(row->run.address, text));
+    row->run.address = 0;
+}
+
+struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd)
+{
+    struct net_slot *slot;
+
+    if (row->run.address == 0 || !has_network(w, row->spec))
+        return NULL;
+    slot = net_adopt_slot(w->net, row->run.address, pidfd, row->run.proc.pid);
+    if (!slot)
+        log_warn("instance %s: its VMM has no TAP; it has no network until it is restarted",
+                 row->id);
+    return slot;
+}
+
+struct spec_network network_of_guest(const struct vm_op *op)
+{
+    return (struct spec_network){
+        .plan = op->slot ? op->env->net_plan : NULL,
+        .address = op->run.address,
+    };
+}

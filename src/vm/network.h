@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An instance's part of the network (net/net.h): its address, for as long as it is
+ * there, and a slot for each VMM that it has.
+ *
+ * All is nothing, and succeeds, for an instance without a network, and where this
+ * host has none to offer.
+ */
+#pragma once
+
+#include "vm/op.h"
+
+/* Loop: a slot for the VMM that the op's job is to start; op->run.address is the instance's. */
+int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e);
+
+/* Worker: before the VMM is started. */
+int network_bind(const struct vm_op *op, struct err *e);
+
+/* Loop: the op is over; what nobody took from it goes back. */
+void network_let_go(struct vm_op *op);
+
+/* Loop: the slot is the running VMM's. NULL is fine. */
+struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op);
+
+/* Start-up: an address from the store, and what a VMM that lives holds. */
+void network_adopt_address(struct vm_world *w, struct instance *row);
+struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd);
+
+/* What the guest is told when it boots. */
+struct spec_network network_of_guest(const struct vm_op *op);
