@@ -19,6 +19,7 @@
                                            */
 #define NET_GUEST_MAC "02:00:00:00:00:02" /* every guest's */
 #define NET_TAPS "hm"                     /* how our TAPs' names begin: hm0, hm1, ... */
+#define NET_UPLOADS "up-" NET_TAPS        /* and those of what limits a TAP's uploads: up-hm3 */
 
 enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3 };
 

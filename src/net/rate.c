@@ -3,24 +3,18 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <linux/if_ether.h>
-#include <linux/if_link.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/tc_act/tc_mirred.h>
 
-#include "base/cleanup.h"
-#include "net/netlink.h"
+#include "net/links.h"
 #include "net/plan.h"
-
-#define UP "up-"
-#define ALIAS "hypeman"
 
 enum {
     BURST_MIN = 128 << 10, /* a frame with offloads has 64 KiB: two of them */
@@ -80,10 +74,8 @@ static void put_bucket(struct nl *n, int ifindex, uint64_t rate, uint32_t times)
 
 static void drop_bucket(struct nl *n, int ifindex)
 {
-    nl_end(n,
-           begin_tc(n, RTM_DELQDISC, 0, ifindex, TC_H_ROOT),
-           "lift an interface's limit",
-           ENOENT);
+    nl_end(
+        n, begin_tc(n, RTM_DELQDISC, 0, ifindex, TC_H_ROOT), "lift an interface's limit", ENOENT);
 }
 
 static void drop_detour(struct nl *n, int ifindex)
@@ -142,27 +134,17 @@ static void put_detour(struct nl *n, int ifindex, int to_ifindex)
 
 static void name_of_up(const char *tap, char out[IFNAMSIZ])
 {
-    (void)snprintf(out, IFNAMSIZ, UP "%.11s", tap);
+    (void)snprintf(out, IFNAMSIZ, NET_UPLOADS "%.8s", tap + strlen(NET_TAPS));
 }
 
-/* The interface beside the TAP, up; made if it is not there. 0 with e set: it cannot be. */
+/* 0 with e set: it cannot be. */
 static int make_up(struct nl *n, const char *tap, struct err *e)
 {
     char name[IFNAMSIZ];
-    struct nlmsghdr *h = nl_begin(n, RTM_NEWLINK, NLM_F_CREATE);
-    struct ifinfomsg *i = mnl_nlmsg_put_extra_header(h, sizeof(*i));
-    struct nlattr *info;
     int ifindex;
 
     name_of_up(tap, name);
-    i->ifi_flags = IFF_UP;
-    i->ifi_change = IFF_UP;
-    mnl_attr_put_str(h, IFLA_IFNAME, name);
-    mnl_attr_put_str(h, IFLA_IFALIAS, ALIAS);
-    info = mnl_attr_nest_start(h, IFLA_LINKINFO);
-    mnl_attr_put_str(h, IFLA_INFO_KIND, "ifb");
-    mnl_attr_nest_end(h, info);
-    nl_end(n, h, "make the interface that limits uploads", 0);
+    link_make_upload(n, name);
     if (nl_send(n, e) < 0)
         return 0;
     ifindex = (int)if_nametoindex(name);
@@ -171,22 +153,13 @@ static int make_up(struct nl *n, const char *tap, struct err *e)
     return ifindex;
 }
 
-static void delete_link(struct nl *n, const char *name)
-{
-    struct nlmsghdr *h = nl_begin(n, RTM_DELLINK, 0);
-
-    (void)mnl_nlmsg_put_extra_header(h, sizeof(struct ifinfomsg));
-    mnl_attr_put_str(h, IFLA_IFNAME, name);
-    nl_end(n, h, "remove the interface that limits uploads", ENODEV);
-}
-
 static void lift_upload(struct nl *n, const char *tap, int ifindex)
 {
     char name[IFNAMSIZ];
 
     name_of_up(tap, name);
     drop_detour(n, ifindex);
-    delete_link(n, name);
+    link_delete_upload(n, name);
 }
 
 static int limit_upload(struct nl *n, const char *tap, int ifindex, const struct net_rate *rate,
@@ -227,37 +200,18 @@ int rate_clear(const char *tap, struct err *e)
     return rate_set(tap, &(struct net_rate){0}, e);
 }
 
-/* Ours, by what it says of itself, and beside no TAP. */
-static bool is_stray(const char *name)
-{
-    char path[64 + IFNAMSIZ];
-    char alias[sizeof(ALIAS) + 1] = "";
-    auto_close int fd = -1;
-
-    if (strncmp(name, UP NET_TAPS, strlen(UP NET_TAPS)) != 0 ||
-        if_nametoindex(name + strlen(UP)) != 0)
-        return false;
-    (void)snprintf(path, sizeof(path), "/sys/class/net/%.*s/ifalias", IFNAMSIZ, name);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    return fd >= 0 && read(fd, alias, sizeof(alias) - 1) > 0 &&
-           strncmp(alias, ALIAS, strlen(ALIAS)) == 0;
-}
-
 int rate_sweep(struct err *e)
 {
     auto_nl struct nl n = NL_CLOSED;
-    struct if_nameindex *all = if_nameindex();
+    struct tap_link *v = NULL;
+    size_t count = 0;
 
-    if (!all)
-        return err_errno(e, "list the interfaces");
-    if (nl_open(&n, NETLINK_ROUTE, e) < 0) {
-        if_freenameindex(all);
+    if (nl_open(&n, NETLINK_ROUTE, e) < 0 || links_list_upload(&v, &count, e) < 0)
         return -1;
+    for (size_t i = 0; i < count; i++) {
+        if (if_nametoindex(v[i].name + strlen("up-")) == 0)
+            link_delete_upload(&n, v[i].name);
     }
-    for (const struct if_nameindex *i = all; i->if_index; i++) {
-        if (is_stray(i->if_name))
-            delete_link(&n, i->if_name);
-    }
-    if_freenameindex(all);
+    free(v);
     return nl_send(&n, e);
 }

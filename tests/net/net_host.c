@@ -9,6 +9,7 @@
  *                          offloads if it is plain. "ok TAP ADDRESS"
  *   end TAP                the guest's VMM ends; its slot goes back
  *   rate TAP DOWN UP       bytes per second; 0 lifts
+ *   sweep                  of what limited TAPs that are gone
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
  *   settle                 waits until the pool is full and nothing is under way
@@ -233,6 +234,10 @@ static void obey(char *line)
         end_guest(first);
     } else if (strcmp(verb, "rate") == 0) {
         limit(first, rest);
+    } else if (strcmp(verb, "sweep") == 0) {
+        struct err e = {0};
+
+        say(rate_sweep(&e) < 0 ? e.msg : "ok");
     } else if (strcmp(verb, "claim") == 0) {
         (void)parse_u64(first, 1, SLOTS, &n);
         claim(n);
