@@ -96,3 +96,4 @@ void bench_footprint(struct bench *b);
 void bench_standby(struct bench *b);
 void bench_restore(struct bench *b);
 void bench_fork(struct bench *b);
+void bench_network(struct bench *b);

@@ -93,6 +93,8 @@ static void put_network(struct jout *j, const struct net *net)
     jout_bool(j, "available", net_is_on(net));
     if (!net_is_on(net))
         jout_str(j, "unavailable_reason", net_why_off(net));
+    if (*net_firewall_commands(net))
+        jout_str(j, "firewall_commands", net_firewall_commands(net));
     jout_close(j, '}');
 }
 

@@ -282,7 +282,7 @@ static int open_state(struct daemon *d, struct err *e)
     env.images_fd = d->data.images_fd;
     env.templates_fd = d->data.templates_fd;
     env.store = d->store;
-    env.net_plan = net_plan(d->net);
+    env.net = d->net;
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "net/firewall.h"
 #include "net/private.h"
 #include "net/tap.h"
 
@@ -96,6 +97,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
 
     n->loop = loop;
     n->lock_fd = -1;
+    n->refill.fn = pool_refill;
     list_init(&n->ready);
     list_init(&n->claimed);
     list_init(&n->returned);
@@ -104,6 +106,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
         net_free(n);
         return NULL;
     }
+    n->tools.plan = &n->plan;
     addresses_init(&n->addresses, n->plan.outer);
     n->is_on = settings->enabled ? may_we(n) == 1 : off(n, "network.enabled is false") == 1;
     if (n->is_on && look_at_host(n, e) < 0) {
@@ -188,56 +191,52 @@ static void sweep(struct net *n)
     n->n_found = 0;
 }
 
-static void set_forwarding(const struct net *n, bool on)
+void net_note_firewall(struct net *n, const char *commands)
 {
-    char path[80];
-    auto_close int fd = -1;
-
-    (void)snprintf(path, sizeof(path), "/proc/sys/net/ipv4/conf/%s/forwarding", n->uplink);
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, on ? "1" : "0", 1) != 1)
-        log_warn("network: forwarding on %s: %m", n->uplink);
+    if (*commands)
+        log_warn("network: this host's firewall drops what guests send and receive; to let it pass "
+                 "run: %s; or set network.open_firewalls to true",
+                 commands);
+    else if (n->commands[0])
+        log_info("network: this host's firewall lets guests' packets pass now");
+    (void)snprintf(n->commands, sizeof(n->commands), "%s", commands);
 }
 
-static bool is_forwarding(const struct net *n)
+const char *net_firewall_commands(const struct net *n)
 {
-    char path[80];
-    char value = '0';
-    auto_close int fd = -1;
-
-    (void)snprintf(path, sizeof(path), "/proc/sys/net/ipv4/conf/%s/forwarding", n->uplink);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    return fd >= 0 && read(fd, &value, 1) == 1 && value == '1';
+    return n->commands;
 }
 
-/* Answers from outside come in by the uplink. Only there, not the whole host, begins to forward. */
-static void open_uplink(struct net *n)
+static void on_change(void *owner, const struct upkeep *todo)
 {
-    if (n->uplink[0] == '\0') {
-        log_warn("network: this host has no default route; guests reach nothing outside");
-        return;
-    }
-    if (is_forwarding(n))
-        return;
-    set_forwarding(n, true);
-    n->has_opened_uplink = true;
+    pool_want(owner, todo);
 }
 
 int net_start(struct net *n, struct err *e)
 {
-    struct rules_input in = {.plan = &n->plan, .uplink = n->uplink};
-    struct binding *bindings;
-    int rc;
+    struct upkeep_work u = {.todo = {.rules = true, .uplink = true, .firewall = true},
+                            .plan = &n->plan};
 
     if (!n->is_on)
         return 0;
-    in.bindings = bindings = pool_bindings(n, &in.n_bindings);
-    rc = rules_apply(&in, e);
-    free(bindings);
-    if (rc < 0)
+    /* First the events, then the look: what changes in between is not missed. */
+    n->watch = net_watch_new(n->loop, &n->plan, on_change, n, e);
+    if (!n->watch)
         return err_wrap(e, "network");
+    memcpy(u.uplink, n->uplink, sizeof(u.uplink));
+    u.bindings = pool_bindings(n, &u.n_bindings);
+    upkeep_run(&u);
+    free(u.bindings);
+    if (u.err.code != ERR_NONE) {
+        *e = u.err;
+        return err_wrap(e, "network");
+    }
+    n->has_opened_uplink = u.opened_uplink;
+    if (u.commands[0])
+        net_note_firewall(n, u.commands);
+    if (n->uplink[0] == '\0')
+        log_warn("network: this host has no default route; guests reach nothing outside");
     sweep(n);
-    open_uplink(n);
     pool_kick(n);
     return 0;
 }
@@ -248,15 +247,18 @@ static void remove_all(struct net *n)
 {
     struct err e = {0};
 
-    if (rules_remove(&e) < 0 || set_gateway(n, false, &e) < 0)
+    if (firewall_restore(&e) < 0 || rules_remove(&e) < 0 || set_gateway(n, false, &e) < 0)
         log_warn("network: not all that was made is removed: %s", e.msg);
     if (n->has_opened_uplink)
-        set_forwarding(n, false);
+        uplink_set_forwarding(n->uplink, false);
 }
 
 void net_stop(struct net *n)
 {
     n->is_stopping = true;
+    loop_timer_stop(n->loop, &n->refill);
+    net_watch_free(n->watch);
+    n->watch = NULL;
     jobs_stop(n->jobs);
     loop_drain(n->loop);
     if (!n->is_on)
@@ -272,6 +274,7 @@ void net_free(struct net *n)
         return;
     jobs_free(n->jobs);
     addresses_free(&n->addresses);
+    nl_park_close(&n->tools.parked);
     free(n->found);
     if (n->lock_fd >= 0)
         close(n->lock_fd);

@@ -51,7 +51,7 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e);
 
 /* Worker: makes the claimed slot lead to its address. Nothing to do for a new instance's, as a
  * rule. */
-int net_bind(const struct net_plan *plan, struct net_slot *slot, struct err *e);
+int net_bind(struct net *n, struct net_slot *slot, struct err *e);
 
 /* The operation that claimed it has succeeded: the slot is its VMM's, and the loop's to read. */
 void net_settle(struct net *n, struct net_slot *slot);
@@ -62,8 +62,11 @@ void net_release(struct net *n, struct net_slot *slot);
 /* The instance is gone; 0 is fine. */
 void net_give_back(struct net *n, uint32_t address);
 
-/* What somebody else took away is put back. */
-void net_repair(struct net *n);
+/*
+ * What the operator is to run, because somebody else's firewall drops what guests send
+ * and receive; "" when nothing is in the way.
+ */
+const char *net_firewall_commands(const struct net *n);
 
 struct net_counts {
     unsigned ready;     /* slots in the pool */

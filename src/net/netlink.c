@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -75,6 +74,40 @@ void nl_close(struct nl *n)
     free(n->fine);
     free(n->doing);
     *n = NL_CLOSED;
+}
+
+int nl_open_parked(struct nl *n, struct nl_park *park, struct err *e)
+{
+    for (int i = 0; i < NL_PARKED; i++) {
+        int fd = atomic_exchange(&park->fds[i], 0) - 1;
+
+        if (fd >= 0) {
+            *n = (struct nl){.fd = fd, .is_nft = true, .first_seq = 1, .out = BUF(OUT_MAX)};
+            return 0;
+        }
+    }
+    return nl_open(n, NETLINK_NETFILTER, e);
+}
+
+void nl_park(struct nl *n, struct nl_park *park)
+{
+    for (int i = 0; i < NL_PARKED && n->fd >= 0; i++) {
+        int none = 0;
+
+        if (atomic_compare_exchange_strong(&park->fds[i], &none, n->fd + 1))
+            n->fd = -1;
+    }
+    nl_close(n);
+}
+
+void nl_park_close(struct nl_park *park)
+{
+    for (int i = 0; i < NL_PARKED; i++) {
+        int fd = atomic_exchange(&park->fds[i], 0) - 1;
+
+        if (fd >= 0)
+            close(fd);
+    }
 }
 
 struct nlmsghdr *nl_begin(struct nl *n, uint16_t type, uint16_t flags)

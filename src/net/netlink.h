@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -39,6 +40,18 @@ struct nl {
 /* NETLINK_ROUTE or NETLINK_NETFILTER. */
 int nl_open(struct nl *n, int protocol, struct err *e);
 void nl_close(struct nl *n);
+
+/*
+ * Sockets for nftables that are kept for the next user, of any thread: closing one waits
+ * until the kernel has thrown away what was ever deleted, 12 ms.
+ */
+enum { NL_PARKED = 16 };
+struct nl_park {
+    atomic_int fds[NL_PARKED]; /* one more than the fd; 0: none */
+};
+int nl_open_parked(struct nl *n, struct nl_park *park, struct err *e);
+void nl_park(struct nl *n, struct nl_park *park); /* instead of nl_close() */
+void nl_park_close(struct nl_park *park);
 
 /*
  * nl_begin() gives room for one message of up to NL_MESSAGE bytes; nl_end() takes

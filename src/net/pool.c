@@ -17,16 +17,12 @@ enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64 };
  */
 struct turn {
     struct job job;
-    struct net *net; /* for done(); run() reads the plan alone */
+    struct net *net; /* for done(); run() uses its tools alone */
     struct net_slot *v[BATCH];
     size_t n;
     size_t n_returned; /* of them, in front: to be unbound first */
     size_t n_kept;     /* of all, in front: to be bound; the rest is removed */
-    bool writes_rules;
-    char uplink[IFNAMSIZ];
-    struct binding *bindings;
-    size_t n_bindings;
-    struct err rules_err;
+    struct upkeep_work upkeep;
 };
 
 static unsigned ceiling(const struct net *n)
@@ -58,6 +54,7 @@ struct binding *pool_bindings(struct net *n, size_t *n_out)
             if (s->is_lent)
                 continue;
             memcpy(v[count].tap, s->tap, sizeof(s->tap));
+            v[count].ifindex = s->ifindex;
             v[count++].address = s->bound;
         }
     }
@@ -70,18 +67,15 @@ struct binding *pool_bindings(struct net *n, size_t *n_out)
 static void run(struct job *job)
 {
     struct turn *t = container_of(job, struct turn, job);
-    const struct net_plan *plan = &t->net->plan;
-    struct rules_input rules = {
-        .plan = plan, .uplink = t->uplink, .bindings = t->bindings, .n_bindings = t->n_bindings};
+    struct slot_tools *tools = &t->net->tools;
 
-    if (t->writes_rules)
-        (void)rules_apply(&rules, &t->rules_err);
-    if (t->n_returned > 0 && slots_unbind(plan, t->v, t->n_returned, &job->err) < 0)
+    upkeep_run(&t->upkeep);
+    if (t->n_returned > 0 && slots_unbind(tools, t->v, t->n_returned, &job->err) < 0)
         return;
-    if (t->n > t->n_kept && slots_delete(plan, t->v + t->n_kept, t->n - t->n_kept, &job->err) < 0)
+    if (t->n > t->n_kept && slots_delete(tools, t->v + t->n_kept, t->n - t->n_kept, &job->err) < 0)
         return;
     if (t->n_kept > 0)
-        (void)slots_bind(plan, t->v, t->n_kept, &job->err);
+        (void)slots_bind(tools, t->v, t->n_kept, &job->err);
 }
 
 /* --- on the loop --- */
@@ -106,8 +100,17 @@ static void take_back(struct net *n, struct turn *t)
     }
     if (failed && t->job.err.code != ERR_CANCELLED)
         log_warn("network: slots were not made ready: %s", t->job.err.msg);
-    if (t->rules_err.code != ERR_NONE)
-        log_error("network: the firewall's rules are not in place: %s", t->rules_err.msg);
+}
+
+/* What is in guests' way is said when it comes, and when it goes. */
+static void take_upkeep(struct net *n, const struct upkeep_work *u)
+{
+    memcpy(n->uplink, u->uplink, sizeof(n->uplink));
+    n->has_opened_uplink = n->has_opened_uplink || u->opened_uplink;
+    if (u->err.code != ERR_NONE)
+        log_error("network: not all is in place: %s", u->err.msg);
+    else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0)
+        net_note_firewall(n, u->commands);
 }
 
 static void done(struct job *job)
@@ -117,8 +120,9 @@ static void done(struct job *job)
     bool failed = job->err.code != ERR_NONE;
 
     take_back(n, t);
+    take_upkeep(n, &t->upkeep);
     n->turn = NULL;
-    free(t->bindings);
+    free(t->upkeep.bindings);
     free(t);
     if (!failed)
         pool_kick(n);
@@ -169,12 +173,22 @@ static void add_new(struct net *n, struct turn *t)
     t->n_kept = t->n;
 }
 
-static void add_rules(struct net *n, struct turn *t)
+static bool is_wanted(const struct upkeep *u)
 {
-    t->writes_rules = true;
-    memcpy(t->uplink, n->uplink, sizeof(t->uplink));
-    t->bindings = pool_bindings(n, &t->n_bindings);
-    n->wants_rules = false;
+    return u->rules || u->links || u->uplink || u->firewall;
+}
+
+static void add_upkeep(struct net *n, struct turn *t)
+{
+    struct upkeep_work *u = &t->upkeep;
+
+    u->plan = &n->plan;
+    u->todo = n->wants;
+    memcpy(u->uplink, n->uplink, sizeof(u->uplink));
+    if (!is_wanted(&n->wants))
+        return;
+    u->bindings = pool_bindings(n, &u->n_bindings);
+    n->wants = (struct upkeep){0};
     n->epoch++;
 }
 
@@ -187,13 +201,12 @@ void pool_kick(struct net *n)
         return;
     t = mem_new(struct turn);
     t->net = n;
-    if (n->wants_rules)
-        add_rules(n, t);
+    add_upkeep(n, t);
     if (!list_empty(&n->returned))
         add_returned(n, t);
     else
         add_new(n, t);
-    if (t->n == 0 && !t->writes_rules) {
+    if (t->n == 0 && !is_wanted(&t->upkeep.todo)) {
         free(t);
         return;
     }
@@ -205,6 +218,11 @@ void pool_kick(struct net *n)
         t->job.err = e;
         done(&t->job);
     }
+}
+
+void pool_refill(struct timer *t)
+{
+    pool_kick(container_of(t, struct net, refill));
 }
 
 struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
@@ -233,22 +251,24 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
     s->claimed_at = n->epoch;
     list_append(&n->claimed, &s->link);
     n->n_claimed++;
-    pool_kick(n);
+    if (n->refill.place == 0)
+        loop_timer_start(n->loop, &n->refill, 0);
     return s;
 }
 
-int net_bind(const struct net_plan *plan, struct net_slot *s, struct err *e)
+int net_bind(struct net *n, struct net_slot *s, struct err *e)
 {
     if (s->ifindex && s->bound == s->address)
         return 0;
-    return slots_bind(plan, &s, 1, e);
+    return slots_bind(&n->tools, &s, 1, e);
 }
 
 void net_settle(struct net *n, struct net_slot *s)
 {
     s->is_lent = false;
     if (s->claimed_at != n->epoch)
-        net_repair(n); /* the rules were written meanwhile, without it */
+        pool_want(n,
+                  &(struct upkeep){.rules = true, .links = true}); /* it was left out of a repair */
 }
 
 void net_release(struct net *n, struct net_slot *s)
@@ -272,9 +292,12 @@ void net_give_back(struct net *n, uint32_t address)
     addresses_give_back(&n->addresses, address);
 }
 
-void net_repair(struct net *n)
+void pool_want(struct net *n, const struct upkeep *more)
 {
-    n->wants_rules = true;
+    n->wants.rules |= more->rules;
+    n->wants.links |= more->links;
+    n->wants.uplink |= more->uplink;
+    n->wants.firewall |= more->firewall;
     pool_kick(n);
 }
 
@@ -290,7 +313,7 @@ struct net_counts net_counts(const struct net *n)
 
 bool net_is_busy(const struct net *n)
 {
-    return n->turn != NULL;
+    return n->turn != NULL || n->refill.place != 0;
 }
 
 void pool_empty(struct net *n)
@@ -309,7 +332,7 @@ void pool_empty(struct net *n)
                 break;
             v[count] = s;
         }
-        if (count > 0 && slots_delete(&n->plan, v, count, &e) < 0) {
+        if (count > 0 && slots_delete(&n->tools, v, count, &e) < 0) {
             log_warn("network: %s", e.msg);
             err_clear(&e);
         }

@@ -9,6 +9,8 @@
 #include "net/links.h"
 #include "net/net.h"
 #include "net/rules.h"
+#include "net/upkeep.h"
+#include "net/watch.h"
 
 struct turn;
 
@@ -16,6 +18,7 @@ struct net {
     struct loop *loop;
     struct jobs *jobs; /* one thread */
     struct net_plan plan;
+    struct slot_tools tools;
     bool is_on;
     bool is_stopping;
     char why_off[300];
@@ -27,19 +30,31 @@ struct net {
     struct list returned; /* what led to whom is gone is still to be unbound */
     unsigned n_ready;
     unsigned n_claimed;
-    struct turn *turn; /* the job that is under way; NULL: none */
+    struct turn *turn;   /* the job that is under way; NULL: none */
+    struct timer refill; /* due at once: a claim itself wakes no thread */
 
     char uplink[IFNAMSIZ]; /* as the rules have it */
-    bool wants_rules;
-    uint64_t epoch;         /* counts the times that the rules were written */
-    bool has_opened_uplink; /* forwarding was off there before we came */
+    struct upkeep wants;
+    uint64_t epoch;              /* counts the repairs */
+    bool has_opened_uplink;      /* forwarding was off there before we came */
+    char commands[COMMANDS_MAX]; /* for the operator: a firewall is in guests' way; or "" */
+    struct net_watch *watch;
 
     struct tap_link *found; /* at start; until they are adopted or swept */
     size_t n_found;
 };
 
+/* What net->refill does. */
+void pool_refill(struct timer *t);
+
 /* Starts a turn of what there is to do: unbinding, refilling, rules. */
 void pool_kick(struct net *n);
+
+/* The same, with something to put right. */
+void pool_want(struct net *n, const struct upkeep *more);
+
+/* What the operator is to run so that guests' packets pass; "" for nothing. Says so in the log. */
+void net_note_firewall(struct net *n, const char *commands);
 
 /* The bindings that the rules must know, of slots that the loop may read. The caller frees. */
 struct binding *pool_bindings(struct net *n, size_t *n_out);

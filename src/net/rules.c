@@ -33,7 +33,7 @@ static void one_line(char *text)
         *p = ' ';
 }
 
-int rules_run(const char *text, struct buf *out, struct err *e)
+static int run_nft(const char *text, struct buf *json, struct err *e)
 {
     struct nft_ctx *ctx = nft_ctx_new(NFT_CTX_DEFAULT);
     char words[WORDS_MAX] = "";
@@ -43,16 +43,28 @@ int rules_run(const char *text, struct buf *out, struct err *e)
         return err_set(e, ERR_INTERNAL, "libnftables does not start");
     nft_ctx_buffer_error(ctx);
     nft_ctx_buffer_output(ctx);
+    if (json)
+        nft_ctx_output_set_flags(ctx, NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_HANDLE);
     rc = nft_run_cmd_from_buffer(ctx, text);
     if (rc != 0) {
         (void)snprintf(words, sizeof(words), "%s", nft_ctx_get_error_buffer(ctx));
         one_line(words);
         err_set(e, ERR_INTERNAL, "nftables: %s", words);
-    } else if (out) {
-        buf_puts(out, nft_ctx_get_output_buffer(ctx));
+    } else if (json) {
+        buf_puts(json, nft_ctx_get_output_buffer(ctx));
     }
     nft_ctx_free(ctx);
     return rc == 0 ? 0 : -1;
+}
+
+int rules_run(const char *text, struct err *e)
+{
+    return run_nft(text, NULL, e);
+}
+
+int rules_ask(const char *text, struct buf *out, struct err *e)
+{
+    return run_nft(text, out, e);
 }
 
 /* --- what nft's syntax cannot say --- */
@@ -200,7 +212,7 @@ int rules_apply(const struct rules_input *in, struct err *e)
         parts[i](&text, in);
     if (!buf_ok(&text))
         return err_set(e, ERR_INTERNAL, "the firewall's rules are too long");
-    return rules_run(buf_str(&text), NULL, e) < 0 ? -1 : add_icmp_rules(in->plan, e);
+    return rules_run(buf_str(&text), e) < 0 ? -1 : add_icmp_rules(in->plan, e);
 }
 
 int rules_remove(struct err *e)
@@ -210,7 +222,7 @@ int rules_remove(struct err *e)
     rules_clear_table(&text, "ip", RULES_TABLE);
     rules_clear_table(&text, "arp", RULES_TABLE);
     rules_clear_table(&text, "ip6", RULES_TABLE);
-    return rules_run(buf_str(&text), NULL, e);
+    return rules_run(buf_str(&text), e);
 }
 
 /* --- elements of the map --- */

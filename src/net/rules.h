@@ -24,6 +24,7 @@
 /* A TAP, and the outer address that it stands for. */
 struct binding {
     char tap[IFNAMSIZ];
+    int ifindex;
     uint32_t address;
 };
 
@@ -44,8 +45,9 @@ rules_part rules_mapping; /* mapping.c: inner and outer addresses, who may speak
 int rules_apply(const struct rules_input *in, struct err *e);
 int rules_remove(struct err *e);
 
-/* Runs nft's language; out, if not NULL, gets what it prints. */
-int rules_run(const char *text, struct buf *out, struct err *e);
+/* Runs nft's language. rules_ask() gives what it prints, as JSON. */
+int rules_run(const char *text, struct err *e);
+int rules_ask(const char *text, struct buf *out, struct err *e);
 
 /* Messages for a transaction: this TAP stands for address now, and no more for before (0: none). */
 void rules_bind(struct nl *n, const char *tap, uint32_t before, uint32_t address);

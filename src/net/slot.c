@@ -56,6 +56,7 @@ static int make(struct nl *route, struct net_slot *s, struct err *e)
 }
 
 struct batches {
+    struct slot_tools *tools;
     struct nl route;
     struct nl nft;
 };
@@ -65,14 +66,13 @@ struct batches {
 static void batches_close(struct batches *b)
 {
     nl_close(&b->route);
-    nl_close(&b->nft);
+    nl_park(&b->nft, &b->tools->parked);
 }
 
-static int batches_open(struct batches *b, struct err *e)
+static int batches_open(struct batches *b, struct slot_tools *tools, struct err *e)
 {
-    b->route = NL_CLOSED;
-    b->nft = NL_CLOSED;
-    if (nl_open(&b->route, NETLINK_ROUTE, e) < 0 || nl_open(&b->nft, NETLINK_NETFILTER, e) < 0)
+    *b = (struct batches){.tools = tools, .route = NL_CLOSED, .nft = NL_CLOSED};
+    if (nl_open(&b->route, NETLINK_ROUTE, e) < 0 || nl_open_parked(&b->nft, &tools->parked, e) < 0)
         return -1;
     nl_batch_begin(&b->nft);
     return 0;
@@ -93,11 +93,11 @@ static int batches_send(struct batches *b, struct err *e)
     return nl_send(&b->route, e);
 }
 
-int slots_bind(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e)
+int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e)
 {
     auto_batches struct batches b;
 
-    if (batches_open(&b, e) < 0)
+    if (batches_open(&b, tools, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
         struct net_slot *s = v[i];
@@ -106,7 +106,7 @@ int slots_bind(const struct net_plan *plan, struct net_slot *const *v, size_t n,
             return -1;
         if (s->bound && s->bound != s->address)
             link_unbind(&b.route, s->ifindex, s->bound);
-        link_bind(&b.route, plan, s->ifindex, s->address);
+        link_bind(&b.route, tools->plan, s->ifindex, s->address);
         rules_bind(&b.nft, s->tap, s->bound, s->address);
     }
     if (batches_send(&b, e) < 0)
@@ -116,12 +116,11 @@ int slots_bind(const struct net_plan *plan, struct net_slot *const *v, size_t n,
     return 0;
 }
 
-int slots_unbind(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e)
+int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e)
 {
     auto_batches struct batches b;
 
-    (void)plan;
-    if (batches_open(&b, e) < 0)
+    if (batches_open(&b, tools, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
         if (v[i]->bound == 0)
@@ -139,13 +138,13 @@ int slots_unbind(const struct net_plan *plan, struct net_slot *const *v, size_t 
     return 0;
 }
 
-int slots_delete(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e)
+int slots_delete(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e)
 {
     auto_nl struct nl route = NL_CLOSED;
     auto_free int *indexes = mem_zalloc(n, sizeof(*indexes));
     size_t count = 0;
 
-    if (slots_unbind(plan, v, n, e) < 0 || nl_open(&route, NETLINK_ROUTE, e) < 0)
+    if (slots_unbind(tools, v, n, e) < 0 || nl_open(&route, NETLINK_ROUTE, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
         if (v[i]->ifindex)

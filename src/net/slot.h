@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "net/netlink.h"
 #include "net/plan.h"
 
 struct net_slot {
@@ -32,11 +33,17 @@ struct net_slot {
 struct net_slot *slot_new(uint32_t address);
 void slot_free(struct net_slot *s); /* closes the file; NULL is fine */
 
+/* What the functions below work with. Any thread may use it. */
+struct slot_tools {
+    const struct net_plan *plan;
+    struct nl_park parked;
+};
+
 /* Makes TAPs that are not there, and has each slot's address lead to it, and no other. */
-int slots_bind(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e);
+int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
 /* No address leads to them any more, nothing waits in them. */
-int slots_unbind(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e);
+int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
 /* Unbinds them and removes their TAPs, all at once. */
-int slots_delete(const struct net_plan *plan, struct net_slot *const *v, size_t n, struct err *e);
+int slots_delete(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);

@@ -26,7 +26,7 @@ int network_bind(const struct vm_op *op, struct err *e)
 {
     auto_span span = op_span(&op->job.op, "network");
 
-    return op->slot ? net_bind(op->env->net_plan, op->slot, e) : 0;
+    return op->slot ? net_bind(op->env->net, op->slot, e) : 0;
 }
 
 void network_let_go(struct vm_op *op)
@@ -80,7 +80,7 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
 struct spec_network network_of_guest(const struct vm_op *op)
 {
     return (struct spec_network){
-        .plan = op->slot ? op->env->net_plan : NULL,
+        .plan = op->slot ? net_plan(op->env->net) : NULL,
         .address = op->run.address,
     };
 }

@@ -29,7 +29,7 @@ enum vm_job_kind {
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
 
-struct net_plan;
+struct net;
 
 struct vm_env {
     int data_fd;
@@ -38,12 +38,12 @@ struct vm_env {
     int templates_fd; /* <data>/templates: empty file systems to copy */
     const struct vmm_host *host;
     struct store *store;
-    const struct net_plan *net_plan; /* NULL: no network */
+    struct net
+        *net; /* for net_bind() and net_plan(), which any thread may call; NULL: no network */
     char boot_id[BOOT_ID_SIZE];
 };
 
 struct catalog;
-struct net;
 
 struct vm_world {
     struct loop *loop;

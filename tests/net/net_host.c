@@ -11,7 +11,11 @@
  *   rate TAP DOWN UP       bytes per second; 0 lifts
  *   sweep                  of what limited TAPs that are gone
  *   forget ADDRESS         the instance is gone, the address is free
- *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim, from the pool
+ *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim. Those
+ *                          of the pool are taken with system calls forbidden
+ *   keep                   their VMMs run: until then they are lent to a job
+ *   release                gives them back
+ *   waiting                "ok N": so many of them hold packets that nobody has read
  *   settle                 waits until the pool is full and nothing is under way
  *   counts                 "ok READY CLAIMED ADDRESSES REPAIRS"
  *   stop                   as at the daemon's end
@@ -30,6 +34,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -127,7 +132,7 @@ static void make_guest(const char *netns, const char *address, bool plain)
     if (address && strcmp(address, "-") != 0)
         (void)address_parse(address, &wanted);
     g->slot = net_claim(net, wanted, &e);
-    if (!g->slot || net_bind(net_plan(net), g->slot, &e) < 0) {
+    if (!g->slot || net_bind(net, g->slot, &e) < 0) {
         printf("error %s\n", e.msg);
         (void)fflush(stdout);
         return;
@@ -183,15 +188,29 @@ static int64_t now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* While this says "block", a system call of this thread is a signal that ends the program. */
+static _Atomic char calls = SYSCALL_DISPATCH_FILTER_ALLOW;
+
+static char arm(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &calls) == 0
+               ? SYSCALL_DISPATCH_FILTER_BLOCK
+               : SYSCALL_DISPATCH_FILTER_ALLOW;
+}
+
 static void claim(uint64_t n)
 {
+    char forbidden = n <= net_counts(net).ready ? arm() : SYSCALL_DISPATCH_FILTER_ALLOW;
     int64_t began = now_ns();
     struct err e = {0};
     uint64_t i;
 
     for (i = 0; i < n && n_claimed < SLOTS; i++) {
-        struct net_slot *s = net_claim(net, 0, &e);
+        struct net_slot *s;
 
+        atomic_store(&calls, forbidden);
+        s = net_claim(net, 0, &e);
+        atomic_store(&calls, SYSCALL_DISPATCH_FILTER_ALLOW);
         if (!s)
             break;
         claimed[n_claimed++] = s;
@@ -208,6 +227,27 @@ static void release(void)
         net_release(net, claimed[n_claimed]);
         net_give_back(net, address);
     }
+    say("ok");
+}
+
+/* Whose TAP holds something that nobody has read. */
+static void count_waiting(void)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; i < n_claimed; i++) {
+        struct pollfd p = {claimed[i]->fd, POLLIN, 0};
+
+        n += poll(&p, 1, 0) == 1;
+    }
+    printf("ok %u\n", n);
+    (void)fflush(stdout);
+}
+
+static void keep(void)
+{
+    for (size_t i = 0; i < n_claimed; i++)
+        net_settle(net, claimed[i]);
     say("ok");
 }
 
@@ -243,6 +283,10 @@ static void obey(char *line)
         claim(n);
     } else if (strcmp(verb, "release") == 0) {
         release();
+    } else if (strcmp(verb, "keep") == 0) {
+        keep();
+    } else if (strcmp(verb, "waiting") == 0) {
+        count_waiting();
     } else if (strcmp(verb, "settle") == 0) {
         look_again(&again);
     } else if (strcmp(verb, "counts") == 0) {

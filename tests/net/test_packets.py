@@ -192,11 +192,12 @@ def test_a_guest_with_a_small_mtu_is_heeded_by_the_host_and_by_other_guests(host
 def test_hairpin_provokes_no_redirects(host):
     one, two = host.guest(), host.guest()
     two.ns.listen(80, hello("two"))
+    one.ns.listen(80, hello("one"))
     listener = one.ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=1)
     with listener:
         for _ in range(5):
             fetch(one.ns, two.address)
-            ping(one.ns, one.address)
+            fetch(one.ns, one.address)
         types = set()
         while True:
             try:
@@ -250,3 +251,22 @@ def tcp(source, destination, sport, dport, flags):
     header = sport.to_bytes(2, "big") + dport.to_bytes(2, "big") + b"\1\2\3\4\5\6\7\x08\x50" + bytes([flags]) + b"\x10\0\0\0\0\0"
     pseudo = socket.inet_aton(source) + socket.inet_aton(destination) + b"\0\6" + len(header).to_bytes(2, "big")
     return header[:16] + checksum(pseudo + header).to_bytes(2, "big") + header[18:]
+
+
+def test_the_packet_inside_an_icmp_error_is_what_its_sender_sent(host):
+    """Addresses and the embedded header's own checksum, on both sides."""
+    one = host.guest()
+    for ns, source, destination in ((one.ns, INNER, OUTSIDE), (host.ns, GATEWAY, one.address)):
+        with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=5) as raw:
+            with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_RAW) as s:
+                ends = socket.inet_aton(source) + socket.inet_aton(destination)
+                s.sendto(b"\x45\0\0\x1d\x42\x42\x40\0\x40\x11\0\0" + ends + b"\x10\xe1\x10\xe1\0\x09\0\0?", (destination, 0))
+            error = b""
+            while error[20:22] != b"\3\3":
+                error = raw.recv(65535)
+        embedded = error[28:48]
+        assert socket.inet_ntoa(embedded[12:16]) == source
+        assert socket.inet_ntoa(embedded[16:20]) == destination
+        assert embedded[4:6] == b"\x42\x42"
+        assert checksum(embedded) == 0
+        assert checksum(error[20:]) == 0

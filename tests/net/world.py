@@ -2,6 +2,7 @@
 """A host with an uplink and guests, each in a namespace of its own, and src/net at work in the host's."""
 import os
 import pathlib
+import re
 import select
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from netns import PATIENCE, Ns  # noqa: E402
 ROOT = pathlib.Path(__file__).parents[2]
 BUILD = pathlib.Path(os.environ.get("HYPEMAN_BUILD", ROOT / "build")).resolve()
 NET_HOST = BUILD / "tests/net/net_host"
+SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:")
 GATEWAY, INNER = "192.0.0.1", "192.0.0.2"
 def link(a, name_a, address_a, b, name_b, address_b, mtu=1500):
     """A veth pair between two namespaces, with addresses. What goes from a to b may have mtu bytes."""
@@ -54,7 +56,7 @@ class Host:
     def _answer(self):
         ready = select.select([self.process.stdout], [], [], PATIENCE)[0]
         line = self.process.stdout.readline().split() if ready else []
-        assert line and line[0] == "ok", f"{line}\n{self.said()}"
+        assert line and line[0] == "ok", f"{' '.join(line)}\n{self.said()}"
         return line[1:]
 
     def tell(self, words):
@@ -107,6 +109,14 @@ class Host:
         return code
 
     def close(self):
+        try:
+            self.stop()
+        finally:
+            self._end()
+        found = SANITIZER.search(self.log)
+        assert not found, self.log
+
+    def _end(self):
         if self.process:
             self.process.kill()
             self.process.wait()
