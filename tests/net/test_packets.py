@@ -255,8 +255,8 @@ def tcp(source, destination, sport, dport, flags):
 
 def test_the_packet_inside_an_icmp_error_is_what_its_sender_sent(host):
     """Addresses and the embedded header's own checksum, on both sides."""
-    one = host.guest()
-    for ns, source, destination in ((one.ns, INNER, OUTSIDE), (host.ns, GATEWAY, one.address)):
+    one, two = host.guest(), host.guest()
+    for ns, source, destination in ((one.ns, INNER, OUTSIDE), (two.ns, INNER, one.address)):
         with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_ICMP, seconds=5) as raw:
             with ns.socket(socket.SOCK_RAW, proto=socket.IPPROTO_RAW) as s:
                 ends = socket.inet_aton(source) + socket.inet_aton(destination)
