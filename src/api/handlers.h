@@ -15,6 +15,7 @@ void api_planned(struct call *c); /* in the contract, not in this version: 501 *
 void api_instances_list(struct call *c);
 void api_instances_create(struct call *c);
 void api_instances_get(struct call *c);
+void api_instances_update(struct call *c);
 void api_instances_delete(struct call *c);
 void api_instances_start(struct call *c);
 void api_instances_stop(struct call *c);

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+
 #include "api/api.h"
 #include "base/clock.h"
 #include "base/json.h"
@@ -19,6 +21,17 @@ static void put_size(struct jout *j, const char *key, uint64_t bytes)
     jout_str(j, key, size_text(bytes, text));
 }
 
+static void put_rate(struct jout *j, const char *key, uint64_t bytes)
+{
+    char size[SIZE_TEXT_SIZE];
+    char text[SIZE_TEXT_SIZE + 2];
+
+    if (bytes == 0)
+        return;
+    (void)snprintf(text, sizeof(text), "%s/s", size_text(bytes, size));
+    jout_str(j, key, text);
+}
+
 static void put_network(struct jout *j, const struct spec *spec, const struct vm_run *run)
 {
     char text[ADDRESS_TEXT_SIZE];
@@ -29,6 +42,8 @@ static void put_network(struct jout *j, const struct spec *spec, const struct vm
         jout_str(j, "name", "default");
     jout_str(j, "ip", run->address ? address_text(run->address, text) : NULL);
     jout_str(j, "mac", run->address ? NET_GUEST_MAC : NULL);
+    put_rate(j, "bandwidth_download", spec->download_rate);
+    put_rate(j, "bandwidth_upload", spec->upload_rate);
     jout_close(j, '}');
 }
 

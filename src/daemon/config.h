@@ -48,6 +48,8 @@ struct config {
     bool guest_to_guest;
     bool open_firewalls;
     uint64_t ready_slots;
+    uint64_t download_burst;
+    uint64_t upload_burst;
 };
 
 /* Fills in the defaults. */

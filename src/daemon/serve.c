@@ -251,6 +251,8 @@ static int open_network(struct daemon *d, struct err *e)
         .guest_to_guest = c->guest_to_guest,
         .opens_firewalls = c->open_firewalls,
         .ready = (unsigned)c->ready_slots,
+        .download_burst = (uint32_t)c->download_burst,
+        .upload_burst = (uint32_t)c->upload_burst,
     };
 
     if (*c->bridge || *c->subnet_gateway)

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "net/firewall.h"
 #include "net/private.h"
+#include "net/rate.h"
 #include "net/tap.h"
 
 static const struct job_limit limits[] = {{"network", 1, 4}};
@@ -149,6 +150,7 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         memcpy(s->tap, found->name, sizeof(s->tap));
         s->ifindex = found->ifindex;
         s->bound = address;
+        s->is_limited = true; /* by an earlier daemon, perhaps */
         s->fd = tap_of_process(pidfd, pid, s->tap, &e);
         if (s->fd < 0)
             log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
@@ -183,6 +185,8 @@ static void sweep(struct net *n)
         links_delete(&route, doomed, count);
         (void)nl_send(&route, &e);
     }
+    if (e.code == ERR_NONE)
+        (void)rate_sweep(&e);
     if (e.code != ERR_NONE)
         log_warn("network: left-over TAPs stay: %s", e.msg);
     free(doomed);

@@ -53,6 +53,13 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e);
  * rule. */
 int net_bind(struct net *n, struct net_slot *slot, struct err *e);
 
+/*
+ * Worker: how fast the guest of a bound slot may take in and send out, in bytes a second; 0: no
+ * limit. Also while packets flow.
+ */
+int net_limit(struct net *n, struct net_slot *slot, uint64_t download, uint64_t upload,
+              struct err *e);
+
 /* The operation that claimed it has succeeded: the slot is its VMM's, and the loop's to read. */
 void net_settle(struct net *n, struct net_slot *slot);
 

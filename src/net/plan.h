@@ -41,7 +41,9 @@ struct net_plan {
     unsigned n_ports;
     uint32_t dns[NET_DNS_MAX]; /* whom guests ask for names */
     unsigned n_dns;
-    unsigned ready; /* so many slots are kept ready */
+    unsigned ready;          /* so many slots are kept ready */
+    uint32_t download_burst; /* see net/rate.h */
+    uint32_t upload_burst;
 };
 
 /* What the daemon's settings say, as text; everything is borrowed for the call. */
@@ -56,6 +58,8 @@ struct net_settings {
     bool guest_to_guest;
     bool opens_firewalls;
     unsigned ready;
+    uint32_t download_burst;
+    uint32_t upload_burst;
 };
 
 /* ERR_INVALID: which setting, and why. */

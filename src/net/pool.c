@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "net/rate.h"
 
 enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64 };
 
@@ -261,6 +262,20 @@ int net_bind(struct net *n, struct net_slot *s, struct err *e)
     if (s->ifindex && s->bound == s->address)
         return 0;
     return slots_bind(&n->tools, &s, 1, e);
+}
+
+int net_limit(struct net *n, struct net_slot *s, uint64_t download, uint64_t upload, struct err *e)
+{
+    struct net_rate rate = {
+        .download = download,
+        .upload = upload,
+        .download_burst = n->plan.download_burst,
+        .upload_burst = n->plan.upload_burst,
+    };
+
+    if (download || upload)
+        s->is_limited = true; /* also what half succeeds is to be lifted */
+    return rate_set(s->tap, &rate, e);
 }
 
 void net_settle(struct net *n, struct net_slot *s)

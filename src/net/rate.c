@@ -197,7 +197,16 @@ int rate_set(const char *tap, const struct net_rate *rate, struct err *e)
 
 int rate_clear(const char *tap, struct err *e)
 {
-    return rate_set(tap, &(struct net_rate){0}, e);
+    auto_nl struct nl n = NL_CLOSED;
+    char name[IFNAMSIZ];
+
+    if (if_nametoindex(tap) != 0)
+        return rate_set(tap, &(struct net_rate){0}, e);
+    name_of_up(tap, name);
+    if (nl_open(&n, NETLINK_ROUTE, e) < 0)
+        return -1;
+    link_delete_upload(&n, name);
+    return nl_send(&n, e);
 }
 
 int rate_sweep(struct err *e)

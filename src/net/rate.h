@@ -30,7 +30,7 @@ enum { RATE_BURST_MS = 10 };
 /* tap is its name, of a TAP that is there. */
 int rate_set(const char *tap, const struct net_rate *rate, struct err *e);
 
-/* No limits any more, and no interface of ours beside the TAP. For one that has none: nothing. */
+/* No limits any more, and no interface of ours beside the TAP, which may be gone, or have none. */
 int rate_clear(const char *tap, struct err *e);
 
 /* Removes the interfaces whose TAP is gone. At start. */

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "net/links.h"
+#include "net/rate.h"
 #include "net/rules.h"
 #include "net/tap.h"
 
@@ -131,6 +132,9 @@ int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, 
     if (batches_send(&b, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
+        if (v[i]->is_limited && rate_clear(v[i]->tap, e) < 0)
+            return -1;
+        v[i]->is_limited = false;
         v[i]->bound = 0;
         if (v[i]->fd >= 0)
             tap_drain(v[i]->fd);

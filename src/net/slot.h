@@ -25,6 +25,7 @@ struct net_slot {
     int fd;              /* -1: only its VMM has the file; the TAP ends with it */
     uint32_t bound;      /* the address that leads to it; 0: none */
     uint32_t address;    /* the address that is to lead to it */
+    bool is_limited;     /* rates were set (net/rate.h) */
     bool is_lent;        /* an operation's job has it: nobody else may read it */
     uint64_t claimed_at; /* private to the pool: the rules' epoch then */
     struct list link;    /* of the pool */
@@ -42,7 +43,7 @@ struct slot_tools {
 /* Makes TAPs that are not there, and has each slot's address lead to it, and no other. */
 int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
-/* No address leads to them any more, nothing waits in them. */
+/* No address leads to them any more, nothing waits in them, no rate limits them. */
 int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
 /* Unbinds them and removes their TAPs, all at once. */

@@ -38,6 +38,11 @@ struct vm_live {
     struct exit_record report;
 };
 
+struct net_slot *live_slot(const struct instance *row)
+{
+    return row->live ? row->live->slot : NULL;
+}
+
 int live_dup_pidfd(const struct instance *row)
 {
     return row->live ? fcntl(row->live->pidfd, F_DUPFD_CLOEXEC, 3) : -1;

@@ -34,8 +34,9 @@ void live_detach(struct vm_world *w, struct instance *row);
 /* If the process has ended and nobody holds the row: the row becomes Stopped, and why. */
 void live_judge(struct vm_world *w, struct instance *row);
 
-int live_dup_pidfd(const struct instance *row); /* -1 when there is no process */
-void live_kill(const struct instance *row);     /* SIGKILL; its end comes as an exit */
+struct net_slot *live_slot(const struct instance *row); /* NULL: no process, or no network */
+int live_dup_pidfd(const struct instance *row);         /* -1 when there is no process */
+void live_kill(const struct instance *row);             /* SIGKILL; its end comes as an exit */
 
 /* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
 void live_ask_shutdown(const struct instance *row, int64_t grace_ms);

@@ -22,11 +22,20 @@ int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *
     return 0;
 }
 
+int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e)
+{
+    return net_limit(op->env->net, slot, op->spec->download_rate, op->spec->upload_rate, e);
+}
+
 int network_bind(const struct vm_op *op, struct err *e)
 {
     auto_span span = op_span(&op->job.op, "network");
 
-    return op->slot ? net_bind(op->env->net, op->slot, e) : 0;
+    if (!op->slot)
+        return 0;
+    if (net_bind(op->env->net, op->slot, e) < 0)
+        return -1;
+    return op->spec->download_rate || op->spec->upload_rate ? network_limit(op, op->slot, e) : 0;
 }
 
 void network_let_go(struct vm_op *op)
@@ -67,6 +76,7 @@ void network_adopt_address(struct vm_world *w, struct instance *row)
 struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd)
 {
     struct net_slot *slot;
+    struct err e = {0};
 
     if (row->run.address == 0 || !has_network(w, row->spec))
         return NULL;
@@ -74,6 +84,9 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
     if (!slot)
         log_warn("instance %s: its VMM has no TAP; it has no network until it is restarted",
                  row->id);
+    else if ((row->spec->download_rate || row->spec->upload_rate) &&
+             net_limit(w->net, slot, row->spec->download_rate, row->spec->upload_rate, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
     return slot;
 }
 

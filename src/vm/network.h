@@ -16,6 +16,9 @@ int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *
 /* Worker: before the VMM is started. */
 int network_bind(const struct vm_op *op, struct err *e);
 
+/* Worker: the rates that the op's spec asks for, on a slot whose VMM may run. */
+int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e);
+
 /* Loop: the op is over; what nobody took from it goes back. */
 void network_let_go(struct vm_op *op);
 

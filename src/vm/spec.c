@@ -65,6 +65,8 @@ void spec_write(struct buf *out, const struct spec *s)
     jout_int(&j, "hotplug_bytes", (int64_t)s->hotplug_bytes);
     jout_int(&j, "overlay_bytes", (int64_t)s->overlay_bytes);
     jout_bool(&j, "network", s->network_enabled);
+    jout_int(&j, "download_rate", (int64_t)s->download_rate);
+    jout_int(&j, "upload_rate", (int64_t)s->upload_rate);
     jout_bool(&j, "skip_guest_agent", s->skip_guest_agent);
     jout_bool(&j, "skip_kernel_headers", s->skip_kernel_headers);
     jout_int(&j, "created_us", s->created_us);
@@ -140,6 +142,8 @@ struct spec *spec_read(const char *json, struct err *e)
     s->hotplug_bytes = number_of(doc, "hotplug_bytes");
     s->overlay_bytes = number_of(doc, "overlay_bytes");
     s->network_enabled = json_is_true(json_object_get(doc, "network"));
+    s->download_rate = number_of(doc, "download_rate");
+    s->upload_rate = number_of(doc, "upload_rate");
     s->skip_guest_agent = json_is_true(json_object_get(doc, "skip_guest_agent"));
     s->skip_kernel_headers = json_is_true(json_object_get(doc, "skip_kernel_headers"));
     s->created_us = (int64_t)number_of(doc, "created_us");

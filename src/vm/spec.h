@@ -36,6 +36,8 @@ struct spec {
     uint64_t hotplug_bytes;
     uint64_t overlay_bytes;
     bool network_enabled;
+    uint64_t download_rate; /* of the network, bytes a second; 0: no limit */
+    uint64_t upload_rate;
     bool skip_guest_agent;
     bool skip_kernel_headers;
     int64_t created_us;
