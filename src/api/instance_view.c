@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/parse.h"
-#include "net/plan.h"
+#include "net/publish.h"
 
 static void put_time(struct jout *j, const char *key, int64_t at_us)
 {
@@ -45,6 +45,26 @@ static void put_network(struct jout *j, const struct spec *spec, const struct vm
     put_rate(j, "bandwidth_download", spec->download_rate);
     put_rate(j, "bandwidth_upload", spec->upload_rate);
     jout_close(j, '}');
+}
+
+static void put_ports(struct jout *j, const struct spec *spec)
+{
+    char text[ADDRESS_TEXT_SIZE];
+
+    if (spec->n_ports == 0)
+        return;
+    jout_open(j, "ports", '[');
+    for (size_t i = 0; i < spec->n_ports; i++) {
+        const struct port_map *p = &spec->ports[i];
+
+        jout_open(j, NULL, '{');
+        jout_str(j, "host_ip", address_text(p->host_ip, text));
+        jout_int(j, "host_port", p->host_port);
+        jout_int(j, "guest_port", p->guest_port);
+        jout_str(j, "protocol", p->is_udp ? "udp" : "tcp");
+        jout_close(j, '}');
+    }
+    jout_close(j, ']');
 }
 
 /* The present phase counts up to the answer: clients bill by it. */
@@ -102,6 +122,7 @@ void instance_view(struct jout *j, const char *key, const struct instance *row)
         jout_raw(j, "env", spec->env);
     put_tags(j, spec);
     put_network(j, spec, run);
+    put_ports(j, spec);
     if (run->exit_known)
         jout_int(j, "exit_code", run->exit_code);
     else

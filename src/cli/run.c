@@ -11,6 +11,7 @@
 #include "cli/names.h"
 #include "cli/opt.h"
 #include "cli/progress.h"
+#include "cli/publish.h"
 #include "cli/session.h"
 #include "cli/text.h"
 
@@ -25,6 +26,7 @@ struct run_flags {
     const char *cmd;
     struct argv env;
     struct argv tags;
+    struct argv ports;
     const char *download;
     const char *upload;
     bool network;
@@ -38,6 +40,7 @@ static void flags_free(struct run_flags *f)
 {
     argv_free(&f->env);
     argv_free(&f->tags);
+    argv_free(&f->ports);
 }
 
 /* --- the request --- */
@@ -118,6 +121,13 @@ static int add_network(const struct run_flags *f, json_t *body)
         return cli_misuse(&cli_run, "a rate is not UTF-8");
     if (json_object_size(network) > 0)
         json_object_set(body, "network", network);
+    if (f->ports.n > 0)
+        json_object_set_new(body, "ports", json_array());
+    for (size_t i = 0; i < f->ports.n; i++) {
+        if (!port_add(json_object_get(body, "ports"), f->ports.v[i]))
+            return cli_misuse(
+                &cli_run, "--publish takes [IP:]HOST:GUEST[/udp], not %s", f->ports.v[i]);
+    }
     return CLI_OK;
 }
 
@@ -280,6 +290,7 @@ static int run(int argc, char **argv)
         {0, "entrypoint", OPT_TEXT, &f.entrypoint, "WORDS", "instead of the image's; or JSON"},
         {0, "cmd", OPT_TEXT, &f.cmd, "WORDS", "instead of CMD behind the image; or JSON"},
         {'l', "tag", OPT_LIST, &f.tags, "KEY=VALUE", "a tag; repeatable"},
+        {'p', "publish", OPT_LIST, &f.ports, "PORTS", "[IP:]HOST:GUEST[/udp], as docker has it"},
         {0, "network", OPT_FLAG, &f.network, NULL, "give it a network (--network=false: none)"},
         {0, "bandwidth-down", OPT_TEXT, &f.download, "RATE", "the most it takes in: 10MB/s, 1Gbps"},
         {0, "bandwidth-up", OPT_TEXT, &f.upload, "RATE", "the most it sends out"},

@@ -32,7 +32,10 @@ static struct nlmsghdr *begin_link(struct nl *n, uint16_t type, int ifindex, uns
     return h;
 }
 
-/* A spoofed source is our rules' business; a redirect would tell a guest of another's TAP. */
+/*
+ * A spoofed source is our rules' business; a redirect would tell a guest of another's TAP. What
+ * the host sends from 127.0.0.1 to a published port leaves by a TAP.
+ */
 static void put_settings(struct nlmsghdr *h)
 {
     struct nlattr *spec = mnl_attr_nest_start(h, IFLA_AF_SPEC);
@@ -41,6 +44,7 @@ static void put_settings(struct nlmsghdr *h)
 
     mnl_attr_put_u32(h, IPV4_DEVCONF_FORWARDING, 1);
     mnl_attr_put_u32(h, IPV4_DEVCONF_RP_FILTER, 0);
+    mnl_attr_put_u32(h, IPV4_DEVCONF_ROUTE_LOCALNET, 1);
     mnl_attr_put_u32(h, IPV4_DEVCONF_SEND_REDIRECTS, 0);
     mnl_attr_put_u32(h, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0);
     mnl_attr_nest_end(h, conf);

@@ -46,6 +46,7 @@ static void write_rewriting(struct buf *out, const struct words *w)
                " chain from_guest { type filter hook prerouting priority raw; policy accept;\n"
                "  iifname != \"" NET_TAPS "*\" return\n"
                "  ip saddr != %s counter drop\n"
+               "  ip daddr 127.0.0.0/8 counter drop\n"
                "  %s jump icmp_from\n"
                "  ip saddr set iifname map @outer\n"
                "  ip saddr %s counter drop\n"
@@ -105,6 +106,7 @@ static void write_forward(struct buf *out, const struct rules_input *in, const s
                    in->uplink,
                    w->outer);
     buf_printf(out,
+               "  iifname \"" NET_TAPS "*\" ct direction reply ct status dnat accept\n"
                "  iifname \"" NET_TAPS "*\" meta l4proto tcp counter reject with tcp reset\n"
                "  iifname \"" NET_TAPS "*\" counter reject with icmp type admin-prohibited\n"
                "  oifname \"" NET_TAPS "*\" ip daddr %s ct state established,related accept\n"

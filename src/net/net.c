@@ -102,6 +102,8 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
     list_init(&n->ready);
     list_init(&n->claimed);
     list_init(&n->returned);
+    list_init(&n->reserved);
+    ports_init(&n->tools.ports);
     n->jobs = jobs_new(loop, limits, 1);
     if (plan_read(settings, &n->plan, e) < 0) {
         net_free(n);
@@ -162,6 +164,18 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
     return NULL;
 }
 
+void net_adopt_ports(struct net *n, struct net_slot *s, const struct port_map *v, size_t count)
+{
+    s->ports = port_set_new(s->address, v, count);
+    ports_adopt(&n->tools.ports, s->ports);
+}
+
+struct reservation *net_reserve(struct net *n, const char *owner, const struct port_map *v,
+                                size_t count, struct err *e)
+{
+    return ports_reserve(&n->reserved, owner, v, count, e);
+}
+
 /* A TAP that nobody holds is a left-over. One that is held by a stranger keeps its address. */
 static void sweep(struct net *n)
 {
@@ -219,7 +233,8 @@ static void on_change(void *owner, const struct upkeep *todo)
 int net_start(struct net *n, struct err *e)
 {
     struct upkeep_work u = {.todo = {.rules = true, .uplink = true, .firewall = true},
-                            .plan = &n->plan};
+                            .plan = &n->plan,
+                            .ports = &n->tools.ports};
 
     if (!n->is_on)
         return 0;

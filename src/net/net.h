@@ -39,6 +39,7 @@ const struct net_plan *net_plan(const struct net *n);
  */
 bool net_adopt_address(struct net *n, uint32_t address);
 struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int pid);
+void net_adopt_ports(struct net *n, struct net_slot *slot, const struct port_map *v, size_t count);
 
 /* After that: the rules, the sweep of what belongs to nobody, and the pool begins to fill. */
 int net_start(struct net *n, struct err *e);
@@ -49,8 +50,12 @@ int net_start(struct net *n, struct err *e);
  */
 struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e);
 
-/* Worker: makes the claimed slot lead to its address. Nothing to do for a new instance's, as a
- * rule. */
+/* Ports of the host, for an instance (net/publish.h); until ports_give_back(). */
+struct reservation *net_reserve(struct net *n, const char *owner, const struct port_map *v,
+                                size_t count, struct err *e);
+
+/* Worker: makes the claimed slot lead to its address, and slot->ports, which are set by then, to
+ * it. Nothing to do for a new instance's without ports, as a rule. */
 int net_bind(struct net *n, struct net_slot *slot, struct err *e);
 
 /*

@@ -184,6 +184,7 @@ static void add_upkeep(struct net *n, struct turn *t)
     struct upkeep_work *u = &t->upkeep;
 
     u->plan = &n->plan;
+    u->ports = &n->tools.ports;
     u->todo = n->wants;
     memcpy(u->uplink, n->uplink, sizeof(u->uplink));
     if (!is_wanted(&n->wants))
@@ -259,9 +260,11 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
 
 int net_bind(struct net *n, struct net_slot *s, struct err *e)
 {
-    if (s->ifindex && s->bound == s->address)
-        return 0;
-    return slots_bind(&n->tools, &s, 1, e);
+    bool is_bound = s->ifindex && s->bound == s->address;
+
+    if (!is_bound && slots_bind(&n->tools, &s, 1, e) < 0)
+        return -1;
+    return s->ports ? slot_publish(&n->tools, s, e) : 0;
 }
 
 int net_limit(struct net *n, struct net_slot *s, uint64_t download, uint64_t upload, struct err *e)

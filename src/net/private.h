@@ -27,6 +27,7 @@ struct net {
     struct addresses addresses;
     struct list ready; /* of struct net_slot, the oldest first */
     struct list claimed;
+    struct list reserved; /* ports of the host (net/publish.h) */
     struct list returned; /* what led to whom is gone is still to be unbound */
     unsigned n_ready;
     unsigned n_claimed;

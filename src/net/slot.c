@@ -30,6 +30,7 @@ void slot_free(struct net_slot *s)
         return;
     if (s->fd >= 0)
         close(s->fd);
+    port_set_free(s->ports);
     free(s);
 }
 
@@ -117,6 +118,25 @@ int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, st
     return 0;
 }
 
+int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e)
+{
+    struct nl nft = NL_CLOSED;
+    int rc = nl_open_parked(&nft, &tools->parked, e);
+
+    if (rc == 0)
+        rc = ports_open(&tools->ports, s->ports, &nft, e);
+    nl_park(&nft, &tools->parked);
+    return rc;
+}
+
+static int unpublish(struct batches *b, struct net_slot *s, struct err *e)
+{
+    if (ports_close(&b->tools->ports, s->ports, &b->nft, e) < 0)
+        return -1;
+    port_set_free(take_ptr(&s->ports));
+    return 0;
+}
+
 int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e)
 {
     auto_batches struct batches b;
@@ -132,6 +152,8 @@ int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, 
     if (batches_send(&b, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
+        if (v[i]->ports && unpublish(&b, v[i], e) < 0)
+            return -1;
         if (v[i]->is_limited && rate_clear(v[i]->tap, e) < 0)
             return -1;
         v[i]->is_limited = false;

@@ -21,6 +21,7 @@
 #include "vm/spec.h"
 #include "vm/state.h"
 
+struct reservation;
 struct vm_op;
 struct vm_live;
 struct vm_world;
@@ -32,10 +33,11 @@ struct instance {
     int64_t observed_ms; /* CLOCK_MONOTONIC: when the state was last learned or confirmed */
     bool published;
 
-    struct vm_op *holder;    /* the operation that holds the row; NULL when none does */
-    struct vm_op *preemptor; /* what waits for the holder to unwind, or for the forks */
-    unsigned shared;         /* forks that copy from its directory; who would change it waits */
-    struct vm_live *live;    /* watches on the process; NULL when there is none */
+    struct vm_op *holder;      /* the operation that holds the row; NULL when none does */
+    struct vm_op *preemptor;   /* what waits for the holder to unwind, or for the forks */
+    unsigned shared;           /* forks that copy from its directory; who would change it waits */
+    struct reservation *ports; /* of the host, from its start to its stop; NULL: none */
+    struct vm_live *live;      /* watches on the process; NULL when there is none */
 
     struct map_link by_id;
     struct map_link by_name;

@@ -17,6 +17,7 @@
 #include "vm/agent.h"
 #include "vm/exit_note.h"
 #include "vm/log_limit.h"
+#include "vm/network.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
 
@@ -251,6 +252,7 @@ void live_judge(struct vm_world *w, struct instance *row)
              row->run.exit_message ? ": " : "",
              row->run.exit_message ? row->run.exit_message : "");
     live_detach(w, row);
+    network_settle_ports(row, false);
     row->observed_ms = clock_ms();
     instance_changed(&w->table, row);
     exit_note_store(w, row);

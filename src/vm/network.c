@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/network.h"
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "net/net.h"
 
@@ -9,16 +10,44 @@ static bool has_network(const struct vm_world *w, const struct spec *spec)
     return spec->network_enabled && w->net && net_is_on(w->net);
 }
 
-int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e)
+static int reserve_ports(struct vm_world *w, struct instance *row, struct err *e)
+{
+    const struct spec *spec = row->spec;
+
+    if (row->ports || spec->n_ports == 0)
+        return 0;
+    row->ports = net_reserve(w->net, spec->name, spec->ports, spec->n_ports, e);
+    return row->ports ? 0 : -1;
+}
+
+void network_settle_ports(struct instance *row, bool is_gone)
+{
+    if (is_gone || (row->run.state == VM_STOPPED && !row->holder))
+        ports_give_back(take_ptr(&row->ports));
+}
+
+void network_adopt_ports(struct vm_world *w, struct instance *row)
+{
+    struct err e = {0};
+
+    if (row->run.state != VM_STOPPED && has_network(w, row->spec) && reserve_ports(w, row, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+}
+
+int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, struct err *e)
 {
     if (!op->starts_vmm || !has_network(w, row->spec))
         return 0;
+    if (reserve_ports(w, row, e) < 0)
+        return -1;
     op->slot = net_claim(w->net, op->run.address, e);
     if (!op->slot)
         return -1;
     if (op->run.address == 0)
         op->fresh_address = op->slot->address;
     op->run.address = op->slot->address;
+    if (row->spec->n_ports > 0)
+        op->slot->ports = port_set_new(op->run.address, row->spec->ports, row->spec->n_ports);
     return 0;
 }
 
@@ -87,6 +116,8 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
     else if ((row->spec->download_rate || row->spec->upload_rate) &&
              net_limit(w->net, slot, row->spec->download_rate, row->spec->upload_rate, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
+    if (slot && row->spec->n_ports > 0)
+        net_adopt_ports(w->net, slot, row->spec->ports, row->spec->n_ports);
     return slot;
 }
 

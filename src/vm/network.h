@@ -11,7 +11,8 @@
 #include "vm/op.h"
 
 /* Loop: a slot for the VMM that the op's job is to start; op->run.address is the instance's. */
-int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e);
+/* And its ports of the host. */
+int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, struct err *e);
 
 /* Worker: before the VMM is started. */
 int network_bind(const struct vm_op *op, struct err *e);
@@ -25,8 +26,12 @@ void network_let_go(struct vm_op *op);
 /* Loop: the slot is the running VMM's. NULL is fine. */
 struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op);
 
+/* Loop: ports of the host go back if it has come to a stop, or is gone. */
+void network_settle_ports(struct instance *row, bool is_gone);
+
 /* Start-up: an address from the store, and what a VMM that lives holds. */
 void network_adopt_address(struct vm_world *w, struct instance *row);
+void network_adopt_ports(struct vm_world *w, struct instance *row);
 struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd);
 
 /* What the guest is told when it boots. */

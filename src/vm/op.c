@@ -151,8 +151,10 @@ static void settle(struct vm_world *w, struct instance *row, struct vm_op *op)
     else if (op->verb->failed)
         op->verb->failed(w, row, op);
     row = table_by_id(&w->table, op->id);
-    if (row)
-        live_judge(w, row);
+    if (!row)
+        return;
+    live_judge(w, row);
+    network_settle_ports(row, false);
 }
 
 static void op_done(struct job *job)

@@ -18,6 +18,7 @@
 #include "base/id.h"
 
 struct vmm_driver;
+struct port_map;
 
 struct tag {
     char *key;
@@ -38,6 +39,8 @@ struct spec {
     bool network_enabled;
     uint64_t download_rate; /* of the network, bytes a second; 0: no limit */
     uint64_t upload_rate;
+    struct port_map *ports; /* of the host, that lead to it */
+    size_t n_ports;
     bool skip_guest_agent;
     bool skip_kernel_headers;
     int64_t created_us;

@@ -5,6 +5,7 @@
 #include "image/catalog.h"
 #include "net/net.h"
 #include "vm/live.h"
+#include "vm/network.h"
 
 /*
  * Threads are made when first needed, so the sum is a ceiling, not a cost. Starts
@@ -35,8 +36,12 @@ void world_stop(struct vm_world *w)
 
 void world_fini(struct vm_world *w)
 {
-    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
-        live_detach(w, container_of(l, struct instance, order));
+    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
+        struct instance *row = container_of(l, struct instance, order);
+
+        live_detach(w, row);
+        network_settle_ports(row, true);
+    }
     jobs_free(w->jobs);
     table_free(&w->table);
     trace_ring_free(&w->traces);
@@ -55,6 +60,7 @@ void world_remove(struct vm_world *w, struct instance *row)
 
     if (w->net)
         net_give_back(w->net, row->run.address);
+    network_settle_ports(row, true);
     table_remove(&w->table, row);
     if (w->images)
         catalog_unuse(w->images, spec->image_digest);

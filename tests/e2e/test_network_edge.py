@@ -58,3 +58,91 @@ def test_the_rates_live_through_a_restart_of_the_daemon(own_daemon):
     d.api.delete("/instances/slow", graceful_shutdown=False)
     harness.until("the TAP is free of limits", lambda: limits_of(d, tap) == (None, None))
     assert "up-" not in d.ns.run("ip -br link")
+
+
+PORTS = [{"host_port": 8080, "guest_port": 80}]
+
+
+def fetch_at(daemon, address, port):
+    """What answers at a port; None while nobody does."""
+    try:
+        with daemon.ns.connect((address, port), 5) as s:
+            s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            data = b""
+            while part := s.recv(65536):
+                data += part
+            return data.decode().partition("\r\n\r\n")[2].strip()
+    except (ConnectionRefusedError, ConnectionResetError):
+        return None
+
+
+def published(daemon, address="127.0.0.1", port=8080):
+    return harness.until(f"{address}:{port} answers", lambda: fetch_at(daemon, address, port))
+
+
+def test_a_published_port_is_its_instances_from_start_to_stop(daemon, api):
+    row = api.run(SERVER, name="web", ports=PORTS)
+    ip = row["network"]["ip"]
+    assert row["ports"] == [{"host_ip": "0.0.0.0", "host_port": 8080, "guest_port": 80, "protocol": "tcp"}]
+    assert published(daemon) == f"{ip} {ip}"
+    refusal = api.fails(409, "conflict", "POST", "/instances", {"name": "late", "image": harness.IMAGE, "ports": PORTS})
+    assert "8080/tcp" in refusal["message"] and "web" in refusal["message"]
+    assert [one["name"] for one in api.get("/instances")] == ["web"]
+    api.post("/instances/web/standby")
+    assert fetch_at(daemon, "127.0.0.1", 8080) is None
+    api.fails(409, "conflict", "POST", "/instances", {"name": "late", "image": harness.IMAGE, "ports": PORTS})
+    api.post("/instances/web/restore")
+    assert published(daemon) == f"{ip} {ip}"
+    api.post("/instances/web/stop")
+    other = api.run(SERVER, name="other", ports=PORTS)
+    assert published(daemon).startswith(other["network"]["ip"])
+    assert "other" in api.fails(409, "conflict", "POST", "/instances/web/start", {})["message"]
+    assert api.get("/instances/web")["state"] == "Stopped"
+    api.delete("/instances/other", graceful_shutdown=False)
+    api.post("/instances/web/start", {})
+    api.wait("web", "Running")
+    assert published(daemon) == f"{ip} {ip}"
+
+
+def test_a_port_that_a_program_of_the_host_has_is_refused_and_a_fork_takes_none(daemon, api):
+    listening = daemon.ns.listen(8081, lambda c: c.sendall(b"the host"))
+    ports = [{"host_port": 8081, "guest_port": 80, "protocol": "tcp"}]
+    refusal = api.fails(409, "conflict", "POST", "/instances", {"name": "web", "image": harness.IMAGE, "ports": ports})
+    assert "8081/tcp" in refusal["message"] and "program" in refusal["message"]
+    listening.close()
+    api.run(SERVER, name="web", ports=ports)
+    fork = api.post("/instances/web/fork", {"name": "fork", "from_running": True})
+    assert "ports" not in fork and fork["state"] == "Running"
+
+
+def test_ports_that_make_no_sense(api):
+    for ports in ([1], [{}], [{"host_port": 80}], [{"host_port": 0, "guest_port": 1}], [{"host_port": 1, "guest_port": 65536}],
+                  [{"host_port": 1, "guest_port": 1, "protocol": "icmp"}], [{"host_port": 1, "guest_port": 1, "host_ip": "x"}],
+                  [{"host_port": 9, "guest_port": 1}] * 65):
+        api.fails(400, ("invalid_ports", "Bad Request"), "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": ports})
+    api.fails(409, "conflict", "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": [{"host_port": 9, "guest_port": 1}] * 2})
+    api.fails(400, "invalid_ports", "POST", "/instances",
+              {"name": "x", "image": harness.IMAGE, "network": {"enabled": False}, "ports": PORTS})
+    api.fails(400, "invalid_request", "POST", "/instances",
+              {"name": "x", "image": harness.IMAGE, "ports": [{"host_ip": "8.8.8.8", "host_port": 9, "guest_port": 1}]})
+
+
+def test_published_ports_live_through_a_restart_of_the_daemon(own_daemon):
+    d = own_daemon
+    row = d.api.run(SERVER, name="web", ports=PORTS)
+    ip = row["network"]["ip"]
+    d.api.run(SERVER, name="asleep", ports=[{"host_port": 8082, "guest_port": 80}])
+    d.api.post("/instances/asleep/standby")
+    assert published(d) == f"{ip} {ip}"
+    d.end(9)
+    assert published(d) == f"{ip} {ip}"  # without a daemon
+    d.ns.run("nft delete table ip hypeman_ports")
+    d.start()
+    assert published(d) == f"{ip} {ip}"
+    for port in (8080, 8082):
+        d.api.fails(409, "conflict", "POST", "/instances",
+                    {"name": "late", "image": harness.IMAGE, "ports": [{"host_port": port, "guest_port": 80}]})
+    d.api.post("/instances/asleep/restore")
+    assert published(d, port=8082)
+    d.api.delete("/instances/web", graceful_shutdown=False)
+    harness.until("the port is closed", lambda: fetch_at(d, "127.0.0.1", 8080) is None)

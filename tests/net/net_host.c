@@ -7,6 +7,8 @@
  *   guest NETNS ADDRESS|- [plain]
  *                          a slot, and a guest behind it: eth0 in that namespace, without
  *                          offloads if it is plain. "ok TAP ADDRESS"
+ *   publish TAP tcp|udp IP PORT GUESTPORT
+ *                          a port of the host leads to this guest; IP 0.0.0.0 is all of the host's
  *   end TAP                the guest's VMM ends; its slot goes back
  *   rate TAP DOWN UP       bytes per second; 0 lifts
  *   sweep                  of what limited TAPs that are gone
@@ -180,6 +182,28 @@ static void limit(const char *tap, char *rest)
     (void)fflush(stdout);
 }
 
+static void publish(const char *tap, char *rest)
+{
+    struct port_map p = {.is_udp = strcmp(strsep(&rest, " "), "udp") == 0};
+    struct guest *g = guests;
+    struct err e = {0};
+    uint64_t port = 0;
+
+    (void)address_parse(strsep(&rest, " "), &p.host_ip);
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p.host_port = (uint16_t)port;
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p.guest_port = (uint16_t)port;
+    while (!g->slot || strcmp(g->slot->tap, tap) != 0)
+        g++;
+    g->slot->ports = port_set_new(g->slot->address, &p, 1);
+    if (net_bind(net, g->slot, &e) < 0)
+        printf("error %s\n", e.msg);
+    else
+        printf("ok\n");
+    (void)fflush(stdout);
+}
+
 static int64_t now_ns(void)
 {
     struct timespec t;
@@ -274,6 +298,8 @@ static void obey(char *line)
         end_guest(first);
     } else if (strcmp(verb, "rate") == 0) {
         limit(first, rest);
+    } else if (strcmp(verb, "publish") == 0) {
+        publish(first, rest);
     } else if (strcmp(verb, "sweep") == 0) {
         struct err e = {0};
 
