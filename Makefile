@@ -1,7 +1,7 @@
 # The front door. Everything real is in meson.build; each target sets up what it needs.
 BUILD ?= build
 
-.PHONY: all build demo test bench lint install clean
+.PHONY: all build demo test test-faults bench lint install clean
 all: build
 
 $(BUILD)/build.ninja:
@@ -17,6 +17,11 @@ demo: build
 test:
 	tools/deps --test
 	tools/test
+
+# A daemon killed, a disk full, a VMM killed at every step of standby, restore and fork; about a quarter of an hour.
+test-faults: build
+	tools/deps --test
+	HYPEMAN_EVERY_STEP=1 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_faults.py
 
 bench: build
 	tools/bench $(BUILD)

@@ -84,6 +84,8 @@ void give_up(const char *fmt, ...)
     (void)fputc('\n', stderr);
     if (running && running->daemon.pidfd >= 0)
         (void)proc_signal(running->daemon.pidfd, SIGTERM, &ignored);
+    if (running)
+        data_unmount(running);
     exit(1);
 }
 

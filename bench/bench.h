@@ -37,19 +37,25 @@ struct bench_row {
 
 struct bench {
     const char *name;
-    const char *binary; /* of the hypeman under test */
-    int iterations;     /* 0: the benchmark's own choice */
+    const char *binary;     /* of the hypeman under test */
+    int iterations;         /* 0: the benchmark's own choice */
+    const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
 
     char root[64]; /* temporary directory, removed at the end */
     int root_fd;
+    bool is_mounted;
     struct vmm_process daemon;
     struct http_client *client;
 };
 
 void bench_row(struct bench *b, const char *name, const char *unit, const struct samples *s);
 void bench_value(struct bench *b, const char *name, const char *unit, double v); /* n = 1 */
+
+/* Mounts a new b->filesystem on <root>/data, and takes it away again. Root only. */
+void data_mount(struct bench *b);
+void data_unmount(struct bench *b);
 
 /* The daemon on <root>/data. Starting again takes up what the last one left. */
 void daemon_start(struct bench *b);
@@ -70,7 +76,7 @@ void delete_vm(struct bench *b, const char *name);
  * Where the time of operations went, by GET /debug/traces: milliseconds by span. A
  * span that comes twice in an operation counts as their sum.
  */
-enum { MAX_PHASES = 16 };
+enum { MAX_PHASES = 24 };
 struct phases {
     struct {
         char name[48];
@@ -81,7 +87,9 @@ struct phases {
 /* Takes the newest operation of that name on that instance. */
 void phases_add(struct bench *b, struct phases *p, const char *operation, const char *id);
 double phases_last(const struct phases *p, const char *name); /* 0: there is none */
-void phases_rows(struct bench *b, struct phases *p);          /* one row each, "span_NAME" */
+/* Of a restore or fork: from the spawn of the VMM to its exec, its own start, load, resume. */
+double phases_vmm(const struct phases *p);
+void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
 
 double rollup_kib(pid_t pid, const char *field); /* of /proc/PID/smaps_rollup */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fork: of a sleeping VM to running ones. The request of one by its parts, what each
- * fork's VMM holds in memory, and sixteen at once beside sixteen in a row. Those in a
+ * fork: of a running VM, and how long it pauses for that; of a sleeping one, each alone,
+ * by its parts; a few that stay awake beside each other, and what memory each of their
+ * VMMs holds for itself and shares. Then sixteen at once beside sixteen in a row. Those in a
  * row share the machine with the forks before them, which just woke and are busy; the
  * same sixteen each alone tell how much of the difference that is.
  */
@@ -20,7 +21,14 @@
 #include "base/parse.h"
 #include "bench.h"
 
-enum { ITERATIONS = 16, BURST = 16, ROUNDS = 3, CALL_MS = 120000, ANSWER_MAX = 1 << 20 };
+enum {
+    ITERATIONS = 16,
+    SIBLINGS = 4,
+    BURST = 16,
+    ROUNDS = 3,
+    CALL_MS = 120000,
+    ANSWER_MAX = 1 << 20
+};
 
 static const char fork_request[] = "POST /instances/bench/fork";
 
@@ -64,12 +72,11 @@ static void delete_forks(struct bench *b, int n)
 }
 
 struct costs {
-    struct samples total, clone, vmm, ours, dirty, pss;
+    struct samples total, clone, vmm, ours;
     struct phases phases;
-    char (*ids)[ID_SIZE];
 };
 
-static void fork_once(struct bench *b, struct costs *c, int i)
+static void fork_once(struct bench *b, struct costs *c, int i, char id[ID_SIZE])
 {
     auto_free char *body = fork_body(i);
     double began = now_us();
@@ -79,45 +86,98 @@ static void fork_once(struct bench *b, struct costs *c, int i)
     double clone;
     double vmm;
 
-    (void)snprintf(
-        c->ids[i], sizeof(c->ids[i]), "%s", json_string_value(json_object_get(row, "id")));
-    phases_add(b, &c->phases, "instances.fork", c->ids[i]);
+    (void)snprintf(id, ID_SIZE, "%s", json_string_value(json_object_get(row, "id")));
+    phases_add(b, &c->phases, "instances.fork", id);
     clone = phases_last(&c->phases, "clone_disks");
-    vmm = phases_last(&c->phases, "restore_from_snapshot") + phases_last(&c->phases, "resume_vm");
+    vmm = phases_vmm(&c->phases);
     samples_add(&c->total, ms);
     samples_add(&c->clone, clone);
     samples_add(&c->vmm, vmm);
     samples_add(&c->ours, ms - vmm - clone);
 }
 
-static void measure_costs(struct bench *b, int n)
+static void costs_free(struct costs *c)
 {
-    struct costs c = {.ids = mem_zalloc((size_t)n, ID_SIZE)};
+    samples_free(&c->total);
+    samples_free(&c->clone);
+    samples_free(&c->vmm);
+    samples_free(&c->ours);
+    phases_free(&c->phases);
+}
 
-    for (int i = 0; i < n; i++)
-        fork_once(b, &c, i);
+/* Each is gone before the next: what the forks before it do costs it nothing. */
+static void measure_alone(struct bench *b, int n)
+{
+    struct costs c = {0};
+    char id[ID_SIZE];
+
     for (int i = 0; i < n; i++) {
-        pid_t pid = vmm_pid(b, c.ids[i]);
-
-        samples_add(&c.dirty, rollup_kib(pid, "Private_Dirty"));
-        samples_add(&c.pss, rollup_kib(pid, "\nPss"));
+        fork_once(b, &c, 0, id);
+        delete_vm(b, "fork-0");
     }
-    delete_forks(b, n);
     bench_row(b, "total", "ms", &c.total);
     bench_row(b, "clone_disks", "ms", &c.clone);
     bench_row(b, "vmm", "ms", &c.vmm);
     bench_row(b, "ours", "ms", &c.ours);
     phases_rows(b, &c.phases);
-    bench_row(b, "private_dirty", "KiB", &c.dirty);
-    bench_row(b, "pss", "KiB", &c.pss);
-    samples_free(&c.total);
-    samples_free(&c.clone);
-    samples_free(&c.vmm);
-    samples_free(&c.ours);
-    samples_free(&c.dirty);
-    samples_free(&c.pss);
-    phases_free(&c.phases);
-    free(c.ids);
+    costs_free(&c);
+}
+
+/* All stay awake, and compete with the next. */
+static void measure_siblings(struct bench *b, int n)
+{
+    char(*ids)[ID_SIZE] = mem_zalloc((size_t)n, ID_SIZE);
+    struct samples private = {0};
+    struct samples shared = {0};
+    struct samples pss = {0};
+    struct costs c = {0};
+
+    for (int i = 0; i < n; i++)
+        fork_once(b, &c, i, ids[i]);
+    for (int i = 0; i < n; i++) {
+        pid_t pid = vmm_pid(b, ids[i]);
+
+        samples_add(&private, rollup_kib(pid, "Private_Dirty") + rollup_kib(pid, "Private_Clean"));
+        samples_add(&shared, rollup_kib(pid, "Shared_Dirty") + rollup_kib(pid, "Shared_Clean"));
+        samples_add(&pss, rollup_kib(pid, "\nPss"));
+    }
+    delete_forks(b, n);
+    bench_row(b, "siblings_total", "ms", &c.total);
+    bench_row(b, "siblings_vmm", "ms", &c.vmm);
+    bench_row(b, "siblings_ours", "ms", &c.ours);
+    bench_row(b, "private_memory", "KiB", &private);
+    bench_row(b, "shared_memory", "KiB", &shared);
+    bench_row(b, "pss", "KiB", &pss);
+    samples_free(&private);
+    samples_free(&shared);
+    samples_free(&pss);
+    costs_free(&c);
+    free(ids);
+}
+
+/* Of the source while it runs: how long it stands still, and what the pause is made of. */
+static void measure_running(struct bench *b, const char *source, int n)
+{
+    static const char body[] = "{\"name\":\"fork-0\",\"from_running\":true}";
+    static const char *const parts[] = {
+        "source_paused", "save_devices", "save_memory", "clone_disks", "resume_vm"};
+    struct samples samples[sizeof(parts) / sizeof(parts[0])] = {0};
+    struct phases phases = {0};
+
+    for (int i = 0; i < n; i++) {
+        (void)api(b, fork_request, body, 201);
+        phases_add(b, &phases, "instances.fork.capture", source);
+        delete_vm(b, "fork-0");
+        for (size_t k = 0; k < sizeof(parts) / sizeof(parts[0]); k++)
+            samples_add(&samples[k], phases_last(&phases, parts[k]));
+    }
+    for (size_t k = 0; k < sizeof(parts) / sizeof(parts[0]); k++) {
+        auto_free char *name = mem_printf("from_running_%s", parts[k]);
+
+        bench_row(b, name, "ms", &samples[k]);
+        samples_free(&samples[k]);
+    }
+    phases_free(&phases);
 }
 
 struct forker {
@@ -223,9 +283,13 @@ static void measure_burst(struct bench *b)
 
 void bench_fork(struct bench *b)
 {
-    free(bench_vm(b));
+    auto_free char *source = bench_vm(b);
+    int n = b->iterations ? b->iterations : ITERATIONS;
+
+    measure_running(b, source, n);
     (void)api(b, "POST /instances/bench/standby", NULL, 200);
-    measure_costs(b, b->iterations ? b->iterations : ITERATIONS);
+    measure_alone(b, n);
+    measure_siblings(b, n < SIBLINGS ? n : SIBLINGS);
     measure_burst(b);
     delete_vm(b, "bench");
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hypeman-bench NAME [--json] [--iters N]: one benchmark, its table or one JSON object; "list"
- * names them. */
+/* hypeman-bench NAME [--json] [--iters N] [--filesystem KIND]: one benchmark, its table or one JSON
+ * object; "list" names them. */
 #include <fcntl.h>
 #include <net/if.h>
 #include <sched.h>
@@ -78,6 +78,8 @@ static void print_json(const struct bench *b, const json_t *caps)
 
     jout_open(&j, NULL, '{');
     jout_str(&j, "bench", b->name);
+    if (b->filesystem)
+        jout_str(&j, "filesystem", b->filesystem);
     put_host(&j, caps);
     jout_open(&j, "rows", '[');
     for (size_t i = 0; i < b->n_rows; i++) {
@@ -120,7 +122,9 @@ static void print_table(const struct bench *b)
 
 static void usage(void)
 {
-    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--hypeman BINARY]\n", stderr);
+    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--filesystem ext4|xfs]"
+                " [--hypeman BINARY]\n",
+                stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
 }
@@ -149,10 +153,13 @@ static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
     b->root_fd = dir_open(AT_FDCWD, b->root, &e);
     must(b->root_fd, &e);
     step_aside();
+    if (b->filesystem)
+        data_mount(b);
     daemon_start(b);
     caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
     fn(b);
     daemon_stop(b);
+    data_unmount(b);
     must(tree_remove(AT_FDCWD, b->root, &e), &e);
     close(b->root_fd);
     if (as_json)
@@ -172,6 +179,11 @@ static void beside_us(char *out, size_t size)
     slash = strrchr(out, '/');
     if (slash)
         (void)snprintf(slash + 1, size - (size_t)(slash + 1 - out), "hypeman");
+}
+
+static bool is_filesystem(const char *text)
+{
+    return strcmp(text, "ext4") == 0 || strcmp(text, "xfs") == 0;
 }
 
 int main(int argc, char **argv)
@@ -198,6 +210,9 @@ int main(int argc, char **argv)
                    parse_u64(argv[i + 1], 1, 100000, &n)) {
             b.iterations = (int)n;
             i++;
+        } else if (strcmp(argv[i], "--filesystem") == 0 && i + 1 < argc &&
+                   is_filesystem(argv[i + 1])) {
+            b.filesystem = argv[++i];
         } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
             b.binary = argv[++i];
         } else {

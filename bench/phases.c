@@ -75,6 +75,12 @@ double phases_last(const struct phases *p, const char *name)
     return 0;
 }
 
+double phases_vmm(const struct phases *p)
+{
+    return phases_last(p, "hypervisor.start_process") + phases_last(p, "restore_from_snapshot") +
+           phases_last(p, "resume_vm");
+}
+
 void phases_rows(struct bench *b, struct phases *p)
 {
     for (size_t i = 0; i < p->n; i++) {

@@ -27,7 +27,7 @@ void bench_restore(struct bench *b)
         (void)api(b, "POST /instances/bench/restore", NULL, 200);
         ms = (now_us() - began) / 1000;
         phases_add(b, &phases, "instances.restore", id);
-        theirs = phases_last(&phases, "restore_from_snapshot") + phases_last(&phases, "resume_vm");
+        theirs = phases_vmm(&phases);
         samples_add(&total, ms);
         samples_add(&vmm, theirs);
         samples_add(&ours, ms - theirs);

@@ -85,7 +85,6 @@ void bench_standby(struct bench *b)
     struct samples total = {0};
     struct samples bare = {0};
     struct samples ratio = {0};
-    struct samples rest = {0};
     struct phases phases = {0};
 
     for (int i = 0; i < n; i++) {
@@ -102,19 +101,14 @@ void bench_standby(struct bench *b)
         samples_add(&total, ms);
         samples_add(&bare, theirs);
         samples_add(&ratio, ms / theirs);
-        samples_add(&rest,
-                    ms - phases_last(&phases, "snapshot") - phases_last(&phases, "store.commit") -
-                        phases_last(&phases, "queue"));
     }
     bench_row(b, "total", "ms", &total);
     phases_rows(b, &phases);
-    bench_row(b, "rest", "ms", &rest); /* in no span: the end of the process */
     bench_row(b, "bare_stream_fsync", "ms", &bare);
     bench_row(b, "ratio", "x", &ratio);
     delete_vm(b, "bench");
     samples_free(&total);
     samples_free(&bare);
     samples_free(&ratio);
-    samples_free(&rest);
     phases_free(&phases);
 }

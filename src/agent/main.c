@@ -24,6 +24,7 @@
 
 #include "agent/channel.h"
 #include "agent/config.h"
+#include "agent/freeze.h"
 #include "agent/identity.h"
 #include "agent/jread.h"
 #include "agent/modules.h"
@@ -54,6 +55,7 @@ struct agent {
     int epoll_fd;
     int64_t started_at_us; /* 0: it has not started */
     int64_t kill_at_ms;    /* 0: nobody asked for the end */
+    bool is_frozen;        /* the workload is; also in what wakes from a snapshot */
     bool has_failed;       /* we could not get to the workload */
     bool has_ended;
     struct exit_record exit;
@@ -198,11 +200,56 @@ static void handle_shutdown(struct agent *a, const struct frame *f)
         stop(a, grace_ms);
 }
 
+static int set_frozen(struct agent *a, bool frozen, struct err *e)
+{
+    if (frozen == a->is_frozen)
+        return 0;
+    if (cgroup_freeze(a->workload.cgroup_fd, frozen, e) == 0) {
+        a->is_frozen = frozen;
+        return 0;
+    }
+    if (frozen) /* those that stand still already */
+        (void)cgroup_freeze(a->workload.cgroup_fd, false, &(struct err){0});
+    return -1;
+}
+
+static void handle_freeze(struct agent *a, const struct frame *f)
+{
+    struct jread j = JREAD((const char *)f->data, f->len);
+    auto_buf struct buf text = BUF(1024);
+    struct jout answer = JOUT(&text);
+    struct err e = {0};
+    int64_t serial = 0;
+
+    jread_object(&j);
+    for (char *key; (key = jread_key(&j)); free(key)) {
+        if (strcmp(key, "serial") == 0)
+            serial = jread_int(&j);
+        else
+            jread_skip(&j);
+    }
+    if (!jread_done(&j))
+        return;
+    if (set_frozen(a, serial != 0, &e) < 0)
+        say("%s", e.msg);
+    if (serial == 0)
+        return;
+    if (a->is_frozen)
+        (void)tcdrain(STDOUT_FILENO); /* what it has printed is this machine's, not a fork's */
+    jout_open(&answer, NULL, '{');
+    jout_int(&answer, "serial", serial);
+    jout_bool(&answer, "frozen", a->is_frozen);
+    jout_str(&answer, "message", e.msg);
+    jout_close(&answer, '}');
+    channel_put(&a->channel, FRAME_FROZEN, &text);
+}
+
 static void handle_identity(struct agent *a, const struct frame *f)
 {
     struct err e = {0};
 
-    if (identity_apply((const char *)f->data, f->len, a->config.network.address, &e) < 0)
+    if (identity_apply((const char *)f->data, f->len, a->config.network.address, &e) < 0 ||
+        set_frozen(a, false, &e) < 0)
         say("%s", e.msg);
 }
 
@@ -219,6 +266,8 @@ static void handle_frames(struct agent *a)
             handle_identity(a, &f);
         else if (f.type == FRAME_SHUTDOWN)
             handle_shutdown(a, &f);
+        else if (f.type == FRAME_FREEZE)
+            handle_freeze(a, &f);
     }
 }
 

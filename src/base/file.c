@@ -87,6 +87,15 @@ int file_replace(int dirfd, const char *name, mode_t mode, const void *data, siz
     return dir_sync(dirfd, e);
 }
 
+int file_sync(int dirfd, const char *name, struct err *e)
+{
+    auto_close int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return err_errno(e, "open %s", name);
+    return fdatasync(fd) < 0 ? err_errno(e, "sync %s", name) : 0;
+}
+
 int dir_open(int dirfd, const char *name, struct err *e)
 {
     int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);

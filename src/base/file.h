@@ -23,6 +23,9 @@ int file_write_all(int fd, const void *data, size_t len, struct err *e);
 int file_replace(int dirfd, const char *name, mode_t mode, const void *data, size_t len,
                  struct err *e);
 
+/* What was written to it is on the disk; its name may not be: that takes dir_sync(). */
+int file_sync(int dirfd, const char *name, struct err *e);
+
 /* Removes a tree, never following a link out of it. Absent is fine. */
 int tree_remove(int dirfd, const char *name, struct err *e);
 

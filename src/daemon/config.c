@@ -40,6 +40,7 @@ static const struct setting {
     {"hypervisor.acceleration", TEXT, offsetof(struct config, acceleration), NULL, "auto"},
     {"hypervisor.qemu_binary_path", TEXT, offsetof(struct config, qemu), NULL, ""},
     {"guest.kernel", TEXT, offsetof(struct config, kernel), NULL, ""},
+    {"guest.identity", TEXT, offsetof(struct config, identity), NULL, "while-running"},
     {"guest.initramfs", TEXT, offsetof(struct config, initramfs), NULL, ""},
     {"limits.max_vcpus_per_instance",
      NUMBER,

@@ -31,6 +31,7 @@ struct config {
     char *qemu;               /* empty: found on PATH */
     char *kernel;             /* empty: the installed one */
     char *initramfs;
+    char *identity; /* while-running, before-run: when a restored guest learns who it is */
     uint64_t max_vcpus;
     uint64_t max_memory_bytes;
     uint64_t max_overlay_bytes;

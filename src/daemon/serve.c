@@ -176,6 +176,13 @@ static int probe_host(struct daemon *d, struct err *e)
         .initramfs = initramfs,
     };
 
+    if (strcmp(d->config.identity, "while-running") != 0 &&
+        strcmp(d->config.identity, "before-run") != 0)
+        return err_set(
+            e,
+            ERR_INVALID,
+            "the setting guest.identity cannot be \"%s\": use while-running or before-run",
+            d->config.identity);
     if (vmm_host_probe(&op, &settings, &d->host, e) < 0)
         return err_wrap(e, "look at this host");
     log_info(
@@ -285,6 +292,7 @@ static int open_state(struct daemon *d, struct err *e)
     env.templates_fd = d->data.templates_fd;
     env.store = d->store;
     env.net = d->net;
+    env.identity_before_run = strcmp(d->config.identity, "before-run") == 0;
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;

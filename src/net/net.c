@@ -240,7 +240,7 @@ int net_start(struct net *n, struct err *e)
         return 0;
     /* First the events, then the look: what changes in between is not missed. */
     n->watch = net_watch_new(n->loop, &n->plan, on_change, n, e);
-    if (!n->watch)
+    if (!n->watch || nl_park_open(&n->tools.parked, e) < 0)
         return err_wrap(e, "network");
     memcpy(u.uplink, n->uplink, sizeof(u.uplink));
     u.bindings = pool_bindings(n, &u.n_bindings);

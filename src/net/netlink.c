@@ -76,6 +76,29 @@ void nl_close(struct nl *n)
     *n = NL_CLOSED;
 }
 
+void nl_park(struct nl *n, struct nl_park *park)
+{
+    for (int i = 0; i < NL_PARKED && n->fd >= 0; i++) {
+        int none = 0;
+
+        if (atomic_compare_exchange_strong(&park->fds[i], &none, n->fd + 1))
+            n->fd = -1;
+    }
+    nl_close(n);
+}
+
+int nl_park_open(struct nl_park *park, struct err *e)
+{
+    for (int i = 0; i < NL_PARKED; i++) {
+        struct nl n;
+
+        if (nl_open(&n, NETLINK_NETFILTER, e) < 0)
+            return -1;
+        nl_park(&n, park);
+    }
+    return 0;
+}
+
 int nl_open_parked(struct nl *n, struct nl_park *park, struct err *e)
 {
     for (int i = 0; i < NL_PARKED; i++) {
@@ -87,17 +110,6 @@ int nl_open_parked(struct nl *n, struct nl_park *park, struct err *e)
         }
     }
     return nl_open(n, NETLINK_NETFILTER, e);
-}
-
-void nl_park(struct nl *n, struct nl_park *park)
-{
-    for (int i = 0; i < NL_PARKED && n->fd >= 0; i++) {
-        int none = 0;
-
-        if (atomic_compare_exchange_strong(&park->fds[i], &none, n->fd + 1))
-            n->fd = -1;
-    }
-    nl_close(n);
 }
 
 void nl_park_close(struct nl_park *park)

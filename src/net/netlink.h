@@ -49,6 +49,7 @@ enum { NL_PARKED = 16 };
 struct nl_park {
     atomic_int fds[NL_PARKED]; /* one more than the fd; 0: none */
 };
+int nl_park_open(struct nl_park *park, struct err *e); /* all of them, at start */
 int nl_open_parked(struct nl *n, struct nl_park *park, struct err *e);
 void nl_park(struct nl *n, struct nl_park *park); /* instead of nl_close() */
 void nl_park_close(struct nl_park *park);

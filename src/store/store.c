@@ -36,6 +36,8 @@ static const char settings[] = "PRAGMA journal_mode = WAL; PRAGMA synchronous = 
 static const char begin[] = "BEGIN IMMEDIATE";
 static const char commit[] = "COMMIT";
 static const char rollback[] = "ROLLBACK";
+static const char bury[] = "INSERT INTO meta(key, value) VALUES('failed_commits', 1)"
+                           " ON CONFLICT(key) DO UPDATE SET value = value + 1";
 static const char savepoint[] = "SAVEPOINT one_change";
 static const char release[] = "RELEASE one_change";
 static const char rollback_to[] = "ROLLBACK TO one_change";
@@ -263,6 +265,22 @@ static void apply_one(struct store *store, struct store_change *c, struct err *w
 }
 
 /*
+ * A commit that failed may stand whole in the log, where recovery after a crash would
+ * take it for done: another one is written over it, whether it can be synced or not.
+ */
+static void bury_commit(struct store *store)
+{
+    struct err ignored = {0};
+
+    if (run_plain(store, begin, &ignored) == 0 &&
+        (run_plain(store, bury, &ignored) < 0 || run_plain(store, commit, &ignored) < 0) &&
+        !sqlite3_get_autocommit(store->db)) {
+        err_clear(&ignored);
+        (void)run_plain(store, rollback, &ignored);
+    }
+}
+
+/*
  * A batch that cannot be committed fails as a whole, each change with the
  * reason, and leaves the connection fit for the next one.
  */
@@ -270,17 +288,21 @@ static void apply_batch(struct store *store, struct store_change *batch)
 {
     struct err whole = {0};
     struct err ignored = {0};
+    bool is_written = false;
 
     if (run_plain(store, begin, &whole) == 0) {
         for (struct store_change *c = batch; c && whole.code == ERR_NONE; c = c->next)
             apply_one(store, c, &whole);
-        if (whole.code == ERR_NONE)
+        is_written = whole.code == ERR_NONE;
+        if (is_written)
             (void)run_plain(store, commit, &whole);
     }
     if (whole.code == ERR_NONE)
         return;
     if (!sqlite3_get_autocommit(store->db))
         (void)run_plain(store, rollback, &ignored);
+    if (is_written)
+        bury_commit(store);
     for (struct store_change *c = batch; c; c = c->next) {
         if (c->err.code == ERR_NONE)
             c->err = whole;

@@ -34,6 +34,17 @@ void span_end(struct span_scope *s)
     s->trace = NULL;
 }
 
+void span_put(struct trace *t, const char *name, int64_t start_us, int64_t end_us)
+{
+    struct span_scope s = span_begin(t, name);
+
+    if (!s.trace)
+        return;
+    t->open = t->spans[s.index].parent;
+    t->spans[s.index].start_us = start_us;
+    t->spans[s.index].end_us = end_us;
+}
+
 void trace_begin(struct trace *t, const char *name, const char *subject)
 {
     *t = (struct trace){.began_wall_us = wall_us(), .open = -1};

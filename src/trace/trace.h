@@ -19,7 +19,7 @@
 #include "base/id.h"
 #include "loop/op.h"
 
-enum { TRACE_SPANS = 20, TRACE_RING = 128 };
+enum { TRACE_SPANS = 24, TRACE_RING = 128 };
 
 struct span {
     const char *name;
@@ -49,6 +49,9 @@ struct span_scope {
 #define auto_span __attribute__((cleanup(span_end), unused)) struct span_scope
 struct span_scope span_begin(struct trace *t, const char *name);
 void span_end(struct span_scope *s);
+
+/* One that is over: of what went on beside, on another thread. NULL is fine. */
+void span_put(struct trace *t, const char *name, int64_t start_us, int64_t end_us);
 
 static inline struct span_scope op_span(const struct op *op, const char *name)
 {

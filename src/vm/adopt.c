@@ -104,8 +104,9 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
 }
 
 /*
- * The process of a standby or restore that a crash cut short may still be paused.
- * What is left of the snapshot says so; the VM runs on, and the snapshot goes.
+ * The process of a standby, restore or fork that a crash cut short may still be paused.
+ * What is left of the snapshot says so. It goes before the VM runs on: from then on it
+ * would no longer be the continuation of the disk.
  */
 static void run_on(const struct instance *row, int dir_fd, int pidfd)
 {
@@ -115,19 +116,25 @@ static void run_on(const struct instance *row, int dir_fd, int pidfd)
 
     if (!snapshot_is_there(dir_fd))
         return;
-    log_info("instance %s (%s) was on its way into or out of standby; it runs on",
+    log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
              row->id,
              row->spec->name);
-    if (vmm_resume(&op, &vm, &e) < 0 || snapshot_remove(dir_fd, &e) < 0)
+    if (snapshot_remove(dir_fd, &e) < 0) {
+        log_warn("instance %s: %s", row->id, e.msg);
+        err_clear(&e);
+    }
+    if (vmm_resume(&op, &vm, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
-/* The process is gone. If the snapshot it was to leave is whole, nothing is lost. */
+/* The process is gone. If the snapshot it was to leave is whole, nothing is lost; else what there
+ * is of one is of no use. */
 static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd)
 {
     struct err e = {0};
+    int found = dir_fd < 0 ? 0 : snapshot_find(dir_fd, row->run.incarnation, &e);
 
-    if (dir_fd >= 0 && snapshot_find(dir_fd, row->run.incarnation, &e) == 1) {
+    if (found == 1) {
         vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
         row->run.stopped_us = row->run.since_us;
         instance_changed(&a->w->table, row);
@@ -137,6 +144,8 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
                  row->spec->name);
         return;
     }
+    if (found < 0 || (dir_fd >= 0 && snapshot_remove(dir_fd, &e) < 0))
+        log_warn("instance %s: what is left of a snapshot stays: %s", row->id, e.msg);
     ended_unseen(a, row, dir_fd);
 }
 

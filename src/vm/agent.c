@@ -154,6 +154,16 @@ static int take_exit(struct agent *a, const struct frame *f, struct err *e)
     return 0;
 }
 
+static void take_frozen(struct agent *a, const json_t *doc)
+{
+    const char *message = json_string_value(json_object_get(doc, "message"));
+
+    a->events->frozen(a->owner,
+                      json_integer_value(json_object_get(doc, "serial")),
+                      json_is_true(json_object_get(doc, "frozen")),
+                      message ? message : "");
+}
+
 /* One frame from the guest. Unknown types are left to later versions. */
 static int take_frame(struct agent *a, const struct frame *f, struct err *e)
 {
@@ -162,13 +172,15 @@ static int take_frame(struct agent *a, const struct frame *f, struct err *e)
 
     if (f->type == FRAME_EXITED)
         return a->greeted ? take_exit(a, f, e) : 0;
-    if (f->type != FRAME_HELLO && f->type != FRAME_STARTED)
+    if (f->type != FRAME_HELLO && f->type != FRAME_STARTED && f->type != FRAME_FROZEN)
         return 0;
     doc = parse_json((const char *)f->data, f->len, e);
     if (!doc)
         return -1;
     if (f->type == FRAME_HELLO)
         rc = take_hello(a, doc, e);
+    else if (a->greeted && f->type == FRAME_FROZEN)
+        take_frozen(a, doc);
     else if (a->greeted)
         a->events->started(a->owner, json_integer_value(json_object_get(doc, "at_us")));
     json_decref(doc);
@@ -265,6 +277,11 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     return a;
 }
 
+bool agent_has_greeted(const struct agent *a)
+{
+    return a->greeted;
+}
+
 void agent_shutdown(struct agent *a, int64_t grace_ms)
 {
     char json[64];
@@ -274,6 +291,19 @@ void agent_shutdown(struct agent *a, int64_t grace_ms)
         return;
     (void)snprintf(json, sizeof(json), "{\"grace_ms\":%" PRId64 "}", grace_ms);
     frame_put(&a->out, FRAME_SHUTDOWN, 0, json, strlen(json));
+    if (flush(a, &e) < 0)
+        lose(a, &e);
+}
+
+void agent_freeze(struct agent *a, int64_t serial)
+{
+    char json[64];
+    struct err e = {0};
+
+    if (a->fd < 0)
+        return;
+    (void)snprintf(json, sizeof(json), "{\"serial\":%" PRId64 "}", serial);
+    frame_put(&a->out, FRAME_FREEZE, 0, json, strlen(json));
     if (flush(a, &e) < 0)
         lose(a, &e);
 }

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -21,6 +22,8 @@ struct agent;
 struct agent_events {
     void (*started)(void *owner, int64_t at_us); /* the workload runs; by the guest's clock */
     void (*exited)(void *owner, const struct exit_record *record);
+    /* The answer to a freeze; message says why not. */
+    void (*frozen)(void *owner, int64_t serial, bool frozen, const char *message);
     void (*lost)(void *owner, const struct err *why);
 };
 
@@ -37,6 +40,9 @@ struct agent_identity {
  */
 struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
                          const struct agent_events *events, void *owner, struct err *e);
+bool agent_has_greeted(const struct agent *a);
+/* The workload is to stand still, and the guest to say so; serial 0: it goes on. */
+void agent_freeze(struct agent *a, int64_t serial);
 void agent_shutdown(struct agent *a, int64_t grace_ms);
 void agent_drain(struct agent *a); /* takes what has arrived */
 void agent_close(struct agent *a); /* NULL is fine */

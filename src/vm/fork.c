@@ -12,6 +12,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/overlay.h"
 #include "vm/restore.h"
@@ -22,7 +23,8 @@
  * A fork is a clone of a directory. The image and the snapshot never change and are
  * linked; the disk is a reflink where the file system has them, else its data is
  * copied. Names inside are relative, so nothing is rewritten, and any number of
- * forks of one source go on side by side.
+ * forks of one source go on side by side. It goes to the disk while the VMM starts;
+ * the record waits for it.
  *
  * A running source is captured first: one operation on it pauses it, saves it into
  * the directory of the instance to be, and lets it run on.
@@ -40,24 +42,25 @@ static int link_or_copy(int from_fd, int to_fd, const char *name, struct err *e)
     if (errno != EMLINK)
         return err_errno(e, "link %s", name);
     fd = openat(from_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    return fd < 0 ? err_errno(e, "open %s", name) : sparse_copy(fd, to_fd, name, 0600, e);
+    if (fd < 0)
+        return err_errno(e, "open %s", name);
+    return sparse_copy(fd, to_fd, name, 0600, e) < 0 ? -1 : file_sync(to_fd, name, e);
 }
 
 static int copy_disk(int from_fd, int to_fd, const char *name, struct err *e)
 {
     auto_close int fd = openat(from_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 
-    return fd < 0 ? err_errno(e, "open %s", name) : sparse_copy(fd, to_fd, name, 0600, e);
+    return fd < 0 ? err_errno(e, "open %s", name) : sparse_update(fd, to_fd, name, 0600, e);
 }
 
 static int clone_disks(const struct op *op, int from_fd, int to_fd, struct err *e)
 {
     auto_span span = op_span(op, "clone_disks");
 
-    if (link_or_copy(from_fd, to_fd, VMM_IMAGE, e) < 0 ||
-        copy_disk(from_fd, to_fd, VMM_OVERLAY, e) < 0)
-        return -1;
-    return copy_disk(from_fd, to_fd, VMM_CONFIG_DISK, e);
+    return copy_disk(from_fd, to_fd, VMM_OVERLAY, e) < 0
+               ? -1
+               : copy_disk(from_fd, to_fd, VMM_CONFIG_DISK, e);
 }
 
 static int link_snapshot(int from_fd, int to_fd, struct err *e)
@@ -75,7 +78,7 @@ static int link_snapshot(int from_fd, int to_fd, struct err *e)
         if (link_or_copy(from, to, files[i], e) < 0)
             return -1;
     }
-    return to < 0 ? -1 : dir_sync(to, e);
+    return to < 0 ? -1 : 0;
 }
 
 static void half_made_name(const char *id, char out[ID_SIZE + 8])
@@ -103,16 +106,38 @@ static void remove_half(const struct vm_env *env, const char *id)
         log_warn("%s stays until the next start: %s", name, e.msg);
 }
 
-static int publish_half(const struct vm_env *env, const char *id, int dir_fd, struct err *e)
+/* What was linked is on the disk; the names are new. */
+static int sync_links(int dir_fd, struct err *e)
 {
+    auto_close int fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+
+    return fd < 0 ? -1 : dir_sync(fd, e);
+}
+
+struct publishing {
+    const struct vm_op *op; /* its id, env, dir_fd: what nothing changes meanwhile */
+    bool has_memory;
+};
+
+/* Before the record says that there is a fork, all of it is on the disk under its last name. */
+static int publish_half(void *arg, struct err *e)
+{
+    const struct publishing *p = arg;
+    const struct vm_op *op = p->op;
+    int parent_fd = op->env->instances_fd;
     char name[ID_SIZE + 8];
 
-    half_made_name(id, name);
-    if (dir_sync(dir_fd, e) < 0)
+    half_made_name(op->id, name);
+    if (file_sync(op->dir_fd, VMM_OVERLAY, e) < 0 || file_sync(op->dir_fd, VMM_CONFIG_DISK, e) < 0)
         return -1;
-    if (renameat(env->instances_fd, name, env->instances_fd, id) < 0)
+    if (p->has_memory &&
+        (op->is_prepared ? snapshot_sync(op->dir_fd, e) : sync_links(op->dir_fd, e)) < 0)
+        return -1;
+    if (dir_sync(op->dir_fd, e) < 0)
+        return -1;
+    if (renameat(parent_fd, name, parent_fd, op->id) < 0)
         return err_errno(e, "rename the fork's directory");
-    return dir_sync(env->instances_fd, e);
+    return dir_sync(parent_fd, e);
 }
 
 /* --- capture: of a running source, into the directory of the fork to be --- */
@@ -128,34 +153,73 @@ static int capture_check(const struct instance *row, struct vm_op *op, struct er
     return 0;
 }
 
-static int save_and_clone(struct vm_op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+/*
+ * What the pause need not wait for. The disk is flushed, so that to share its blocks is
+ * quick; where they cannot be shared it is copied, and the pause adds what differs. To
+ * put the source to sleep meanwhile would not spare that copy: its disk must not change
+ * under it then either, and it would have to end and to wake on top.
+ */
+static int disk_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
-    if (snapshot_save_into(&op->job.op, vm, op->env->host, op->run.incarnation, to_fd, e) < 0)
+    auto_close int fd = openat(vm->dir_fd, VMM_CONFIG_DISK, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool shares = fd >= 0 && overlay_can_share(fd, to_fd);
+    auto_span span = op_span(op, shares ? "flush_disk" : "copy_disk_ahead");
+
+    return shares ? file_sync(vm->dir_fd, VMM_OVERLAY, e)
+                  : copy_disk(vm->dir_fd, to_fd, VMM_OVERLAY, e);
+}
+
+static int copy_ahead(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
+{
+    if (link_or_copy(vm->dir_fd, to_fd, VMM_IMAGE, e) < 0 || snapshot_save_ahead(op, vm, e) < 0)
         return -1;
-    return clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
+    return disk_ahead(op, vm, to_fd, e);
+}
+
+static int resume_source(const struct vm_op *op, const struct vmm_handle *vm, struct err *e)
+{
+    struct op resume = {clock_ms() + RESUME_MS, -1, op->job.op.trace};
+    auto_span span = op_span(&resume, "resume_vm");
+
+    if (vmm_resume(&resume, vm, e) == 0)
+        return 0;
+    log_error("instance %s does not run on after a fork: %s", op->id, e->msg);
+    return -1;
+}
+
+static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int to_fd,
+                       struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "source_paused");
+    struct err failed = {0};
+    int rc = vmm_pause(&op->job.op, vm, e);
+
+    if (rc == 0)
+        rc = snapshot_save_rest(&op->job.op, vm, e);
+    if (rc == 0)
+        rc = clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
+    if (resume_source(op, vm, &failed) == 0)
+        return rc;
+    if (rc == 0)
+        *e = failed;
+    return -1;
 }
 
 static int capture_run(struct vm_op *op, struct err *e)
 {
-    struct op resume = {.cancel_fd = -1};
     auto_close int dir_fd = env_open_instance(op->env, op->id, e);
     auto_close int to_fd = dir_fd < 0 ? -1 : make_half(op->env, op->other, e);
     struct vmm_handle vm = {op->spec->driver, op->spec->name, dir_fd, op->pidfd};
-    struct err failed = {0};
-    int rc;
+    struct err ignored = {0};
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
-    rc = vmm_pause(&op->job.op, &vm, e) < 0 ? -1 : save_and_clone(op, &vm, to_fd, e);
-    resume.deadline_ms = clock_ms() + RESUME_MS;
-    if (vmm_resume(&resume, &vm, &failed) < 0) {
-        log_error("instance %s does not run on after a fork: %s", op->id, failed.msg);
-        if (rc == 0)
-            *e = failed;
-        rc = -1;
-    }
-    if (rc == 0)
+    if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
+        copy_paused(op, &vm, to_fd, e) == 0 &&
+        snapshot_give(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
+    if (snapshot_remove(dir_fd, &ignored) < 0)
+        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, ignored.msg);
     remove_half(op->env, op->other);
     return err_wrap(e, "fork %s", op->spec->name);
 }
@@ -163,9 +227,15 @@ static int capture_run(struct vm_op *op, struct err *e)
 /* The source is what it was. */
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    (void)w;
     (void)op;
     row->observed_ms = clock_ms();
+    freeze_undo(w, row);
+}
+
+static void capture_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    freeze_undo(w, row);
 }
 
 static void capture_undo(struct vm_op *op)
@@ -179,8 +249,10 @@ static const struct vm_verb verb_capture = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = capture_check,
+    .begin = freeze_begin,
     .run = capture_run,
     .apply = capture_apply,
+    .failed = capture_failed,
     .undo = capture_undo,
 };
 
@@ -200,7 +272,8 @@ static int fill(struct vm_op *op, struct err *e)
 
     op->dir_fd = make_half(op->env, op->id, e);
     from_fd = op->dir_fd < 0 ? -1 : env_open_instance(op->env, op->other, e);
-    if (from_fd < 0 || clone_disks(&op->job.op, from_fd, op->dir_fd, e) < 0)
+    if (from_fd < 0 || link_or_copy(from_fd, op->dir_fd, VMM_IMAGE, e) < 0 ||
+        clone_disks(&op->job.op, from_fd, op->dir_fd, e) < 0)
         return -1;
     return op->run.state == VM_STANDBY ? link_snapshot(from_fd, op->dir_fd, e) : 0;
 }
@@ -218,7 +291,20 @@ static int make_dir(struct vm_op *op, struct err *e)
     } else if (fill(op, e) < 0) {
         return -1;
     }
-    return publish_half(op->env, op->id, op->dir_fd, e);
+    if (op->run.state == VM_STANDBY && op->target == VM_STOPPED) {
+        vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
+        return snapshot_remove(op->dir_fd, e);
+    }
+    return 0;
+}
+
+static int commit(struct vm_op *op, struct err *e)
+{
+    struct span_scope wait = op_span(&op->job.op, "await_directory");
+    int rc = beside_end(op->beside, e);
+
+    span_end(&wait);
+    return rc < 0 ? -1 : launch_commit_all(op, e);
 }
 
 /* From a snapshot or from a disk, to what was asked for. */
@@ -227,22 +313,24 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
         return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, launch_commit_all, e);
-    if (op->run.state == VM_STANDBY && op->target == VM_STOPPED) {
-        if (snapshot_remove(op->dir_fd, e) < 0)
-            return -1;
-        vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
-    }
+                   : restore_wake(op, commit, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
-    return launch_commit_all(op, e);
+    return commit(op, e);
 }
 
+/* It may be committed already. The record goes before the directory, as in a delete. */
 static void fork_undo(struct vm_op *op)
 {
+    struct store_change *change = store_change_new();
     struct err e = {0};
 
     launch_undo(op);
+    instances_delete(change, op->id);
+    if (store_commit(op->env->store, change, &e) < 0) {
+        log_error("instance %s: a record of the fork that failed may stay: %s", op->id, e.msg);
+        err_clear(&e);
+    }
     remove_half(op->env, op->id);
     if (tree_remove(op->env->instances_fd, op->id, &e) < 0)
         log_error("instance %s: its directory could not be removed: %s", op->id, e.msg);
@@ -250,7 +338,21 @@ static void fork_undo(struct vm_op *op)
 
 static int fork_run(struct vm_op *op, struct err *e)
 {
-    if (make_dir(op, e) == 0 && bring_to_target(op, e) == 0)
+    struct publishing publishing = {.op = op};
+    struct beside published = {.fn = publish_half, .arg = &publishing};
+    struct err ignored = {0};
+    int rc = make_dir(op, e);
+
+    if (rc == 0) {
+        publishing.has_memory = op->run.state == VM_STANDBY;
+        op->beside = &published;
+        beside_begin(&published);
+        rc = bring_to_target(op, e);
+        (void)beside_end(&published, &ignored); /* commit() has judged it */
+        op->beside = NULL;
+        span_put(op->job.op.trace, "publish_directory", published.began_us, published.ended_us);
+    }
+    if (rc == 0)
         return 0;
     fork_undo(op);
     return err_wrap(e, "fork %s", op->spec->name);

@@ -37,7 +37,7 @@ static int link_image(const struct vm_op *op, int dir_fd, struct err *e)
     fd = openat(op->env->images_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return err_errno(e, "open the disk of image %s", op->spec->image);
-    return sparse_copy(fd, dir_fd, VMM_IMAGE, 0600, e);
+    return sparse_copy(fd, dir_fd, VMM_IMAGE, 0600, e) < 0 ? -1 : file_sync(dir_fd, VMM_IMAGE, e);
 }
 
 static int fill_dir(const struct vm_op *op, int dir_fd, struct err *e)
@@ -87,13 +87,6 @@ static int write_config(const struct vm_op *op, uint64_t incarnation, struct err
     return file_replace(op->dir_fd, VMM_CONFIG_DISK, 0600, disk.data, disk.len, e);
 }
 
-static int start_process(struct vm_op *op, const struct vmm_boot *boot, struct err *e)
-{
-    auto_span span = op_span(&op->job.op, "hypervisor.start_process");
-
-    return vmm_boot(&op->job.op, op->spec->driver, boot, &op->started, e);
-}
-
 struct vmm_boot launch_plan(const struct vm_op *op)
 {
     return (struct vmm_boot){
@@ -111,10 +104,10 @@ int launch_boot(struct vm_op *op, struct err *e)
     uint64_t incarnation = op->run.incarnation + 1;
     struct vmm_boot boot;
 
-    if (network_bind(op, e) < 0 || write_config(op, incarnation, e) < 0)
+    if (network_bind(op, "network", e) < 0 || write_config(op, incarnation, e) < 0)
         return -1;
     boot = launch_plan(op); /* a slot that was just made has its file only now */
-    if (start_process(op, &boot, e) < 0)
+    if (vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
     op->run.boot = incarnation;

@@ -38,5 +38,12 @@ struct net_slot *live_slot(const struct instance *row); /* NULL: no process, or 
 int live_dup_pidfd(const struct instance *row);         /* -1 when there is no process */
 void live_kill(const struct instance *row);             /* SIGKILL; its end comes as an exit */
 
+/*
+ * Has the workload stand still. Returns an eventfd for the operation that waits: 1 for
+ * done, 2 for a guest that cannot, or is gone. -1: nobody to ask, or no fd to be had.
+ */
+int live_freeze(const struct instance *row);
+void live_thaw(const struct instance *row); /* fine on one that was not frozen, or has ended */
+
 /* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
 void live_ask_shutdown(const struct instance *row, int64_t grace_ms);

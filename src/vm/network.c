@@ -56,9 +56,9 @@ int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e)
     return net_limit(op->env->net, slot, op->spec->download_rate, op->spec->upload_rate, e);
 }
 
-int network_bind(const struct vm_op *op, struct err *e)
+int network_bind(const struct vm_op *op, const char *span, struct err *e)
 {
-    auto_span span = op_span(&op->job.op, "network");
+    auto_span scope = op_span(&op->job.op, span);
 
     if (!op->slot)
         return 0;

@@ -14,8 +14,8 @@
 /* And its ports of the host. */
 int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, struct err *e);
 
-/* Worker: before the VMM is started. */
-int network_bind(const struct vm_op *op, struct err *e);
+/* Worker: before the VMM is started. span is what a trace calls it. */
+int network_bind(const struct vm_op *op, const char *span, struct err *e);
 
 /* Worker: the rates that the op's spec asks for, on a slot whose VMM may run. */
 int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e);

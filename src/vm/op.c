@@ -29,6 +29,8 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
     op->arg = arg;
     op->pidfd = -1;
     op->dir_fd = -1;
+    op->held_fd = -1;
+    op->frozen_fd = -1;
     op->started.pidfd = -1;
     return op;
 }
@@ -59,6 +61,9 @@ static void op_free(struct vm_op *op)
         close(op->pidfd);
     if (op->dir_fd >= 0)
         close(op->dir_fd);
+    cleanup_close(&op->frozen_fd);
+    if (op->held_fd >= 0)
+        world_close(op->world, take_fd(&op->held_fd));
     if (op->started.pidfd >= 0)
         close(op->started.pidfd);
     spec_unref(op->spec);
@@ -188,6 +193,7 @@ static void note_operation(const struct vm_op *op, const struct err *outcome, in
     struct err ignored = {0};
     auto_close int dir_fd = env_open_instance(op->env, op->id, &ignored);
     auto_close int fd = -1;
+    auto_span span = op_span(&op->job.op, "operation_log");
     char at[TIME_TEXT_SIZE];
 
     if (dir_fd >= 0)
@@ -216,6 +222,7 @@ static void op_run(struct job *job)
     job->op.trace = &op->trace;
     (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
+    (void)op_span(&job->op, "publish"); /* ends with the trace: back to the loop, table, watches */
 }
 
 static void op_start(struct vm_op *op, struct instance *row)

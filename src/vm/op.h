@@ -25,6 +25,7 @@
 
 #include <stdbool.h>
 
+#include "loop/beside.h"
 #include "loop/jobs.h"
 #include "trace/trace.h"
 #include "vm/world.h"
@@ -89,6 +90,10 @@ struct vm_op {
     /* Filled in by run(). */
     struct vmm_process started; /* pidfd -1: none */
     int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
+    int held_fd;                /* is closed once the answer is out, by a job; -1: none */
+
+    int frozen_fd;         /* see vm/freeze.h; -1: none */
+    struct beside *beside; /* run()'s own, while it runs: what has to end before it commits */
 
     /* Private. */
     struct vm_world *world;

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,5 +19,16 @@
 int overlay_create(const struct op *op, int templates_fd, uint64_t bytes, int dir_fd,
                    const char *name, struct err *e);
 
-/* Copies a sparse file by what it holds: shares the blocks where it can. fsynced. */
+/* Whether the directory's file system shares blocks between files (asked with this file). */
+bool overlay_can_share(int file_fd, int to_dir_fd);
+
+/*
+ * Makes a copy of an earlier moment, if there is one by that name, the file as it is now:
+ * reads both and writes what differs, which is quicker than to write all. Without one
+ * it is sparse_copy().
+ */
+int sparse_update(int from_fd, int to_dir_fd, const char *name, mode_t mode, struct err *e);
+
+/* Copies a sparse file by what it holds: shares the blocks where it can. Not synced: see
+ * file_sync(). */
 int sparse_copy(int from_fd, int to_dir_fd, const char *name, mode_t mode, struct err *e);

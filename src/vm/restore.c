@@ -28,7 +28,6 @@ static int check(const struct instance *row, struct vm_op *op, struct err *e)
 
 static int load(struct vm_op *op, struct err *e)
 {
-    auto_span span = op_span(&op->job.op, "restore_from_snapshot");
     struct vmm_load what = {.boot = launch_plan(op), .resume = false};
     bool runs = false;
 
@@ -82,14 +81,22 @@ static int commit_and_run(struct vm_op *op, restore_commit *commit, struct err *
     return 0;
 }
 
+/* The guest has run: it no longer fits the disk. */
+static void drop_snapshot(const struct vm_op *op)
+{
+    auto_span span = op_span(&op->job.op, "remove_snapshot");
+    struct err e = {0};
+
+    if (snapshot_remove(op->dir_fd, &e) < 0)
+        log_warn("instance %s: its used snapshot stays until the next: %s", op->id, e.msg);
+}
+
 int restore_wake(struct vm_op *op, restore_commit *commit, struct err *e)
 {
-    struct err ignored = {0};
-
-    if (network_bind(op, e) < 0 || load(op, e) < 0 || commit_and_run(op, commit, e) < 0)
+    if (network_bind(op, "restore_network", e) < 0 || load(op, e) < 0 ||
+        commit_and_run(op, commit, e) < 0)
         return -1;
-    if (snapshot_remove(op->dir_fd, &ignored) < 0)
-        log_warn("instance %s: its used snapshot stays until the next: %s", op->id, ignored.msg);
+    drop_snapshot(op);
     return 0;
 }
 

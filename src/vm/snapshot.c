@@ -34,53 +34,98 @@ static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
     return file_replace(snapshot_fd, MADE_BY, 0600, json.data, json.len, e);
 }
 
-/* What the guest has written is in the host's cache; the snapshot is worth nothing without it. */
-static int sync_disk(int dir_fd, struct err *e)
-{
-    auto_close int fd = openat(dir_fd, VMM_OVERLAY, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-
-    if (fd < 0)
-        return err_errno(e, "open %s", VMM_OVERLAY);
-    return fdatasync(fd) < 0 ? err_errno(e, "sync %s", VMM_OVERLAY) : 0;
-}
-
-/* The files of a snapshot of a paused VM, into a new directory. */
-static int save_files(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
-                      uint64_t incarnation, int snapshot_fd, struct err *e)
-{
-    return vmm_save(op, vm, &(struct vmm_save){snapshot_fd}, e) < 0
-               ? -1
-               : write_made_by(snapshot_fd, vm->driver, host, incarnation, e);
-}
-
 static int new_dir(int parent_fd, const char *name, struct err *e)
 {
     return mkdirat(parent_fd, name, 0700) < 0 ? err_errno(e, "create the snapshot's directory")
                                               : dir_open(parent_fd, name, e);
 }
 
-int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
-                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e)
+static int save_part(const struct op *op, const struct vmm_handle *vm, bool ahead, int snapshot_fd,
+                     struct err *e)
 {
-    auto_span span = op_span(op, "snapshot");
-    auto_close int snapshot_fd = new_dir(to_fd, VMM_SNAPSHOT_DIR, e);
+    return snapshot_fd < 0 ? -1 : vmm_save(op, vm, &(struct vmm_save){snapshot_fd, ahead}, e);
+}
 
-    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0)
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_close int snapshot_fd = -1;
+
+    if (snapshot_remove(vm->dir_fd, e) < 0)
+        return -1;
+    snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
+    return save_part(op, vm, true, snapshot_fd, e);
+}
+
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
+
+    return save_part(op, vm, false, snapshot_fd, e);
+}
+
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e)
+{
+    auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
+
+    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        return -1;
+    return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
+               ? err_errno(e, "give the snapshot away")
+               : 0;
+}
+
+static int sync_files(int snapshot_fd, struct err *e)
+{
+    if (file_sync(snapshot_fd, "state", e) < 0 || file_sync(snapshot_fd, "memory", e) < 0)
         return -1;
     return dir_sync(snapshot_fd, e);
 }
 
+int snapshot_sync(int dir_fd, struct err *e)
+{
+    auto_close int snapshot_fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+
+    return snapshot_fd < 0 ? -1 : sync_files(snapshot_fd, e);
+}
+
+static int sync_disk(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "sync_disk");
+
+    return file_sync(vm->dir_fd, VMM_OVERLAY, e);
+}
+
+static int pause_vm(const struct op *op, const struct vmm_handle *vm, struct err *e)
+{
+    auto_span span = op_span(op, "pause_vm");
+
+    return vmm_pause(op, vm, e);
+}
+
+/* Whole on the disk, and the disk that it belongs to as well; then it gets its name. */
+static int publish(const struct op *op, int dir_fd, int snapshot_fd, struct err *e)
+{
+    auto_span span = op_span(op, "sync_snapshot");
+
+    if (sync_files(snapshot_fd, e) < 0 || file_sync(dir_fd, VMM_OVERLAY, e) < 0)
+        return -1;
+    if (renameat(dir_fd, HALF_MADE, dir_fd, VMM_SNAPSHOT_DIR) < 0)
+        return err_errno(e, "publish the snapshot");
+    return dir_sync(dir_fd, e);
+}
+
+/* What is half made is there before the pause: by it the next start knows of one. */
 static int save(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                 uint64_t incarnation, struct err *e)
 {
     auto_close int snapshot_fd = new_dir(vm->dir_fd, HALF_MADE, e);
 
-    if (snapshot_fd < 0 || save_files(op, vm, host, incarnation, snapshot_fd, e) < 0 ||
-        sync_disk(vm->dir_fd, e) < 0)
+    if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
+        save_part(op, vm, false, snapshot_fd, e) < 0 ||
+        write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
         return -1;
-    if (renameat(vm->dir_fd, HALF_MADE, vm->dir_fd, VMM_SNAPSHOT_DIR) < 0)
-        return err_errno(e, "publish the snapshot");
-    return dir_sync(vm->dir_fd, e);
+    return publish(op, vm->dir_fd, snapshot_fd, e);
 }
 
 /* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
@@ -103,9 +148,9 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     auto_span span = op_span(op, "snapshot");
 
     /* Most of the disk's dirty pages go out while the guest still runs. */
-    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(vm->dir_fd, e) < 0)
+    if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (vmm_pause(op, vm, e) < 0 || save(op, vm, host, incarnation, e) < 0) {
+    if (save(op, vm, host, incarnation, e) < 0) {
         go_on(vm);
         return -1;
     }
@@ -132,7 +177,7 @@ int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e)
 {
     json_auto_t *made_by = NULL;
 
-    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR, F_OK, 0) < 0)
+    if (faccessat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, F_OK, 0) < 0)
         return errno == ENOENT ? 0 : err_errno(e, "look for a snapshot");
     made_by = read_made_by(dir_fd, e);
     if (!made_by)
@@ -161,7 +206,10 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
                    buf_str(&now));
 }
 
+/* Without what says who made it it counts for nothing, whatever becomes of the rest. */
 int snapshot_remove(int dir_fd, struct err *e)
 {
+    if (unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT)
+        return err_errno(e, "withdraw the snapshot");
     return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
 }

@@ -20,9 +20,18 @@
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e);
 
-/* A paused VM's snapshot into another instance's directory, which is not published yet. */
-int snapshot_save_into(const struct op *op, const struct vmm_handle *vm,
-                       const struct vmm_host *host, uint64_t incarnation, int to_fd, struct err *e);
+/*
+ * A snapshot for another instance, whose directory is not published yet, in three steps:
+ * what can be had while the VM still runs, the rest once it is paused, and when it runs
+ * again what makes a snapshot of it and gives it away. Until then it is half made in the
+ * VM's own directory: a start after a crash knows by it that the VM may be paused.
+ * Whoever does not come to the end removes it. Syncing is the caller's: snapshot_sync().
+ */
+int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e);
+int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e);
+int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
+                  int to_fd, struct err *e);
+int snapshot_sync(int dir_fd, struct err *e);
 
 /* Whether there is one, whole or half-made, of whichever incarnation. */
 bool snapshot_is_there(int dir_fd);

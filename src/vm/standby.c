@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <signal.h>
+
 #include "base/clock.h"
+#include "base/log.h"
+#include "vm/exit_note.h"
+#include "vm/freeze.h"
 #include "vm/launch.h"
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
+
+enum { KILL_MS = 30000 };
 
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
@@ -19,28 +26,72 @@ static int check(const struct instance *row, struct vm_op *op, struct err *e)
     return 0;
 }
 
+/* SIGKILL is on its way; nothing of the process goes on. */
+static int await_end(struct vm_op *op, int64_t killed_us, struct err *e)
+{
+    struct op last_moment = {clock_ms() + KILL_MS, -1};
+    int rc = proc_kill(&last_moment, op->pidfd, e);
+
+    span_put(op->job.op.trace, "hypervisor.stop", killed_us, clock_us());
+    return rc;
+}
+
 /*
- * Snapshot, end the process, commit. A crash before the commit is settled at the
- * next start: with a process the VM runs on, without one the snapshot is whole and
- * the instance is in standby.
+ * Snapshot, kill, commit while the process ends. Its memory is held meanwhile: to free
+ * it is not worth waiting for. From the kill on the instance is in standby, whatever
+ * becomes of the record: a crash is settled at the next start, where without a process
+ * a whole snapshot counts.
  */
 static int run(struct vm_op *op, struct err *e)
 {
-    struct op last_moment = {clock_ms() + 30000, -1};
     struct vmm_handle vm = {
         .driver = op->spec->driver,
         .name = op->spec->name,
         .pidfd = op->pidfd,
     };
+    struct err uncommitted = {0};
+    int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
-    if (op->dir_fd < 0 ||
-        snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0 ||
-        proc_kill(&last_moment, op->pidfd, e) < 0 || vmm_clear_sockets(op->dir_fd, e) < 0)
+    if (op->dir_fd < 0 || freeze_await(op, e) < 0 ||
+        snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
+    op->held_fd = vmm_hold_memory(&vm);
+    if (proc_signal(op->pidfd, SIGKILL, e) < 0)
+        return err_wrap(e, "standby %s", op->spec->name);
+    killed_us = clock_us();
     vm_run_enter(&op->run, VM_STANDBY, VM_BY_REQUEST, wall_us());
     op->run.stopped_us = op->run.since_us;
-    return launch_commit_state(op, e) < 0 ? err_wrap(e, "standby %s", op->spec->name) : 0;
+    (void)launch_commit_state(op, &uncommitted);
+    if (await_end(op, killed_us, e) < 0) {
+        op->run.state = VM_RUNNING; /* what it is without its process is for its exit to say */
+        return err_wrap(e, "standby %s", op->spec->name);
+    }
+    if (uncommitted.code == ERR_NONE && vmm_clear_sockets(op->dir_fd, &uncommitted) == 0)
+        return 0;
+    *e = uncommitted;
+    return err_wrap(e, "standby %s", op->spec->name);
+}
+
+/* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
+static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    if (op->run.state != VM_STANDBY) {
+        freeze_undo(w, row);
+        return;
+    }
+    vm_op_show(w, row, op);
+    exit_note_store(w, row);
+}
+
+/* A stop was done before it: there is no memory to keep any more. */
+static void undo(struct vm_op *op)
+{
+    struct err e = {0};
+
+    if (snapshot_find(op->dir_fd, op->run.incarnation, &e) == 1 &&
+        snapshot_remove(op->dir_fd, &e) < 0)
+        log_warn("instance %s: a snapshot that came late stays: %s", op->id, e.msg);
 }
 
 const struct vm_verb verb_standby = {
@@ -49,6 +100,9 @@ const struct vm_verb verb_standby = {
     .kind = VM_JOB_SNAPSHOT,
     .timeout_ms = 120000,
     .check = check,
+    .begin = freeze_begin,
     .run = run,
     .apply = vm_op_show,
+    .failed = failed,
+    .undo = undo,
 };

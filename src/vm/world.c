@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/world.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
 #include "base/file.h"
+#include "base/mem.h"
 #include "image/catalog.h"
 #include "net/net.h"
 #include "vm/live.h"
@@ -22,7 +27,8 @@ const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
 
 void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
 {
-    *w = (struct vm_world){.loop = loop, .env = *env, .preempt_patience_ms = 10000};
+    *w = (struct vm_world){
+        .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
     w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
     table_init(&w->table);
 }
@@ -45,6 +51,40 @@ void world_fini(struct vm_world *w)
     jobs_free(w->jobs);
     table_free(&w->table);
     trace_ring_free(&w->traces);
+}
+
+struct closing {
+    struct job job;
+    int fd;
+};
+
+static void close_run(struct job *job)
+{
+    struct closing *c = container_of(job, struct closing, job);
+
+    close(take_fd(&c->fd));
+}
+
+static void close_done(struct job *job)
+{
+    struct closing *c = container_of(job, struct closing, job);
+
+    cleanup_close(&c->fd); /* it never ran */
+    free(c);
+}
+
+void world_close(struct vm_world *w, int fd)
+{
+    struct closing *c = mem_new(struct closing);
+    struct err e = {0};
+
+    c->fd = fd;
+    c->job.run = close_run;
+    c->job.done = close_done;
+    c->job.kind = VM_JOB_NOTE;
+    c->job.timeout_ms = 60000;
+    if (jobs_submit(w->jobs, &c->job, &e) < 0)
+        close_done(&c->job); /* shutting down */
 }
 
 struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec)

@@ -24,7 +24,7 @@ enum vm_job_kind {
     VM_JOB_SNAPSHOT, /* standby */
     VM_JOB_RESTORE,  /* restore, fork */
     VM_JOB_IMAGE,    /* import, and the removal of files (see image/import.h: one at a time) */
-    VM_JOB_NOTE,     /* short reads beside the operations: exit records */
+    VM_JOB_NOTE,     /* beside the operations: exit records are read, memory is let go */
     N_VM_JOB_KINDS,
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
@@ -41,6 +41,7 @@ struct vm_env {
     struct net
         *net; /* for net_bind() and net_plan(), which any thread may call; NULL: no network */
     char boot_id[BOOT_ID_SIZE];
+    bool identity_before_run; /* see vm/freeze.h */
 };
 
 struct catalog;
@@ -54,7 +55,8 @@ struct vm_world {
     struct vm_env env;
     struct instance_table table;
     struct trace_ring traces;
-    int64_t preempt_patience_ms; /* how long a preempted job may take to unwind */
+    int64_t greeting_patience_ms; /* how long the agent of a restored guest may take to greet */
+    int64_t preempt_patience_ms;  /* how long a preempted job may take to unwind */
 };
 
 /* The environment's fds are owned by the caller. */
@@ -65,6 +67,9 @@ void world_stop(struct vm_world *w);
 
 /* After world_stop(): lets go of every watch, frees the table. */
 void world_fini(struct vm_world *w);
+
+/* Closes a file, in a job: to free what was deleted while it was open takes a disk long. */
+void world_close(struct vm_world *w, int fd);
 
 /* A row that uses its image's files, and the end of it. */
 struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec);

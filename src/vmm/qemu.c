@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "trace/trace.h"
 #include "vmm/qmp.h"
 #include "vmm/qmp_line.h"
 #include "vmm/sock.h"
@@ -191,7 +192,6 @@ static int explain(struct start *s, struct err *e)
     return err_set(e, ERR_INTERNAL, "QEMU ended with status %d: %s", end.code, words);
 }
 
-/* The first answered command, not the greeting, is the sign that the machine was made. */
 static int expect_status(const struct op *op, struct qmp *q, enum vmm_status wanted, struct err *e)
 {
     json_auto_t *status = qmp_call(op, q, "query-status", NULL, e);
@@ -222,6 +222,7 @@ static int await_loaded(const struct op *op, struct qmp *q, struct err *e)
 
 static int load_state(const struct op *op, struct start *s, struct qmp *q, struct err *e)
 {
+    auto_span span = op_span(op, "restore_from_snapshot");
     auto_close int fd =
         openat(s->boot->dir_fd, VMM_SNAPSHOT_STATE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     json_auto_t *taken = NULL;
@@ -238,19 +239,39 @@ static int load_state(const struct op *op, struct start *s, struct qmp *q, struc
                e) < 0 ||
         qmp_do(op, q, "migrate-incoming", "{\"uri\":\"fd:state\"}", e) < 0)
         return -1;
-    return await_loaded(op, q, e);
+    if (await_loaded(op, q, e) < 0)
+        return -1;
+    return expect_status(
+        op, q, s->purpose == QEMU_LOAD_PAUSED ? VMM_STATUS_PAUSED : VMM_STATUS_RUNNING, e);
 }
 
-static int talk(const struct op *op, struct start *s, struct err *e)
+/* What QEMU is given: made by us, and what is to be had at once. */
+static int prepare(const struct op *op, struct start *s, struct err *e)
+{
+    auto_span span = op_span(op, "prepare_process");
+
+    if (make_sockets(s, e) < 0 || open_logs(s, e) < 0)
+        return -1;
+    return s->purpose == QEMU_BOOT ? make_ram(s, e) : open_ram(s, e);
+}
+
+/* The first answered command, not the greeting, is the sign that the machine was made. */
+static int start_process(const struct op *op, struct start *s, struct qmp *q, struct err *e)
+{
+    auto_span span = op_span(op, "hypervisor.start_process");
+
+    if (spawn(s, e) < 0 || qmp_open(op, s->boot->dir_fd, VMM_API_SOCKET, q, e) < 0)
+        return -1;
+    return s->purpose == QEMU_BOOT ? expect_status(op, q, VMM_STATUS_RUNNING, e) : 0;
+}
+
+static int bring_up(const struct op *op, struct start *s, struct err *e)
 {
     auto_qmp struct qmp q = QMP_CLOSED;
 
-    if (qmp_open(op, s->boot->dir_fd, VMM_API_SOCKET, &q, e) < 0)
+    if (start_process(op, s, &q, e) < 0)
         return -1;
-    if (s->purpose != QEMU_BOOT && load_state(op, s, &q, e) < 0)
-        return -1;
-    return expect_status(
-        op, &q, s->purpose == QEMU_LOAD_PAUSED ? VMM_STATUS_PAUSED : VMM_STATUS_RUNNING, e);
+    return s->purpose == QEMU_BOOT ? 0 : load_state(op, s, &q, e);
 }
 
 static int start_qemu(const struct op *op, struct start what, struct vmm_process *out,
@@ -259,12 +280,10 @@ static int start_qemu(const struct op *op, struct start what, struct vmm_process
     auto_start struct start s = what;
 
     s.api_fd = s.events_fd = s.agent_fd = s.ram_fd = s.log_fd = s.process.pidfd = -1;
-    if (make_sockets(&s, e) < 0 || open_logs(&s, e) < 0)
+    if (prepare(op, &s, e) < 0)
         return -1;
-    if ((s.purpose == QEMU_BOOT ? make_ram(&s, e) : open_ram(&s, e)) < 0 || spawn(&s, e) < 0)
-        return -1;
-    if (talk(op, &s, e) < 0)
-        return explain(&s, e);
+    if (bring_up(op, &s, e) < 0)
+        return s.process.pidfd >= 0 ? explain(&s, e) : -1;
     *out = s.process;
     s.process.pidfd = -1;
     return 0;
@@ -369,6 +388,7 @@ const struct vmm_driver qemu_microvm_driver = {
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,
+    .hold_memory = qemu_hold_memory,
     .load = microvm_load,
     .monitor = &qemu_monitor_driver,
 };
@@ -382,6 +402,7 @@ const struct vmm_driver qemu_q35_driver = {
     .pause = qemu_pause,
     .resume = qemu_resume,
     .save = qemu_save,
+    .hold_memory = qemu_hold_memory,
     .load = q35_load,
     .power_button = q35_power_button,
     .monitor = &qemu_monitor_driver,

@@ -49,6 +49,7 @@ void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct 
 /* Drivers' functions that are the same for both machines. */
 int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
               struct err *e);
+int qemu_hold_memory(const struct vmm_handle *vm, struct err *e);
 const char *qemu_cpu(const struct vmm_host *host);
 
 extern const struct vmm_driver qemu_microvm_driver;

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/file.h"
+#include "trace/trace.h"
 #include "vmm/qmp.h"
 #include "vmm/qmp_line.h"
 #include "vmm/ram.h"
@@ -59,6 +59,7 @@ static int look_for_space(int fd, struct err *e)
 static int save_devices(const struct op *op, const struct vmm_handle *vm, int state_fd,
                         struct err *e)
 {
+    auto_span span = op_span(op, "save_devices");
     auto_qmp struct qmp q = QMP_CLOSED;
     auto_buf struct buf save = BUF(128);
     auto_buf struct buf remove = BUF(128);
@@ -76,28 +77,37 @@ static int save_devices(const struct op *op, const struct vmm_handle *vm, int st
     return qmp_do(op, &q, "remove-fd", buf_str(&remove), e);
 }
 
-static int create(int dir_fd, const char *name, struct err *e)
+static int create(int dir_fd, const char *name, int flags, struct err *e)
 {
-    int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = openat(dir_fd, name, flags | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
     return fd < 0 ? err_errno(e, "create %s", name) : fd;
+}
+
+static int save_memory(const struct op *op, const struct vmm_handle *vm,
+                       const struct vmm_save *save, struct err *e)
+{
+    auto_span span = op_span(op, save->ahead ? "save_memory_ahead" : "save_memory");
+    auto_close int fd = create(save->snapshot_dir_fd, "memory", O_RDWR, e);
+
+    return fd < 0 ? -1 : ram_save(op, vm->pidfd, QEMU_RAM_FD, fd, e);
 }
 
 int qemu_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
               struct err *e)
 {
-    auto_close int state_fd = create(save->snapshot_dir_fd, "state", e);
-    auto_close int memory_fd = -1;
+    auto_close int state_fd = -1;
 
-    if (state_fd < 0)
+    if (save->ahead)
+        return save_memory(op, vm, save, e);
+    state_fd =
+        create(save->snapshot_dir_fd, "state", O_WRONLY | O_EXCL, e); /* QEMU wants just that */
+    if (state_fd < 0 || save_devices(op, vm, state_fd, e) < 0)
         return -1;
-    memory_fd = create(save->snapshot_dir_fd, "memory", e);
-    if (memory_fd < 0)
-        return -1;
-    if (save_devices(op, vm, state_fd, e) < 0 ||
-        ram_save(op, vm->pidfd, QEMU_RAM_FD, memory_fd, e) < 0)
-        return -1;
-    if (fsync(state_fd) < 0 || fsync(memory_fd) < 0)
-        return err_errno(e, "sync the snapshot");
-    return dir_sync(save->snapshot_dir_fd, e);
+    return save_memory(op, vm, save, e);
+}
+
+int qemu_hold_memory(const struct vmm_handle *vm, struct err *e)
+{
+    return ram_file(vm->pidfd, QEMU_RAM_FD, e);
 }

@@ -39,6 +39,8 @@ struct ram {
     uint64_t address; /* where the process maps the file */
     int pagemap_fd;   /* -1 when it is mapped shared */
     unsigned char *piece;
+    unsigned char *old; /* of an earlier copy; NULL when there is none */
+    off_t next_old;     /* that has none between the last piece and here */
 };
 
 #define auto_ram __attribute__((cleanup(ram_fini)))
@@ -48,6 +50,7 @@ static void ram_fini(struct ram *r)
     cleanup_close(&r->file_fd);
     cleanup_close(&r->pagemap_fd);
     free(r->piece);
+    free(r->old);
 }
 
 static int find_pid(struct ram *r, int pidfd, struct err *e)
@@ -79,13 +82,22 @@ static int check_alive(int pidfd, struct err *e)
     return poll(&gone, 1, 0) == 0 ? 0 : err_set(e, ERR_INTERNAL, "the process is gone");
 }
 
+int ram_file(int pidfd, int vmm_fd, struct err *e)
+{
+    int fd = (int)syscall(SYS_pidfd_getfd, pidfd, vmm_fd, 0);
+
+    return fd < 0 ? err_errno(e, "get the file behind the guest's memory") : fd;
+}
+
 static int open_file(struct ram *r, int pidfd, int vmm_fd, ino_t *inode_out, struct err *e)
 {
     struct stat st;
 
-    r->file_fd = (int)syscall(SYS_pidfd_getfd, pidfd, vmm_fd, 0);
-    if (r->file_fd < 0 || fstat(r->file_fd, &st) < 0)
-        return err_errno(e, "get the file behind the guest's memory");
+    r->file_fd = ram_file(pidfd, vmm_fd, e);
+    if (r->file_fd < 0)
+        return -1;
+    if (fstat(r->file_fd, &st) < 0)
+        return err_errno(e, "stat the file behind the guest's memory");
     if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % PAGE != 0)
         return err_set(e, ERR_INTERNAL, "fd %d is not the guest's memory", vmm_fd);
     r->size = st.st_size;
@@ -175,16 +187,24 @@ static int read_at(int fd, void *out, size_t len, off_t at, struct err *e)
     return 0;
 }
 
+/* *next: where the first data at or after a place is; size for none. Kept from piece to piece. */
+static int find_data(int fd, off_t at, off_t size, off_t *next, struct err *e)
+{
+    if (*next >= at)
+        return 0;
+    *next = lseek(fd, at, SEEK_DATA);
+    if (*next < 0 && errno != ENXIO)
+        return err_errno(e, "look for data in the guest's memory");
+    if (*next < 0)
+        *next = size;
+    return 0;
+}
+
 /* Takes what the file holds of this piece. *any_out: there is something, so the piece is filled. */
 static int take_file(struct ram *r, off_t at, size_t len, bool *any_out, struct err *e)
 {
-    if (r->next_data < at) {
-        r->next_data = lseek(r->file_fd, at, SEEK_DATA);
-        if (r->next_data < 0 && errno != ENXIO)
-            return err_errno(e, "look for data in the guest's memory");
-        if (r->next_data < 0)
-            r->next_data = r->size;
-    }
+    if (find_data(r->file_fd, at, r->size, &r->next_data, e) < 0)
+        return -1;
     *any_out = r->next_data < at + (off_t)len;
     return *any_out ? read_at(r->file_fd, r->piece, len, at, e) : 0;
 }
@@ -254,12 +274,18 @@ static int write_at(int fd, const unsigned char *p, size_t len, off_t at, struct
     return 0;
 }
 
+/* Whether a page need not be written: it is there already. */
+static bool is_there(const struct ram *r, size_t at)
+{
+    return r->old ? memcmp(r->piece + at, r->old + at, PAGE) == 0 : is_zero(r->piece + at);
+}
+
 static int put_piece(const struct ram *r, int out_fd, off_t at, size_t len, struct err *e)
 {
     for (size_t i = 0; i < len; i += PAGE) {
         size_t first = i;
 
-        while (i < len && !is_zero(r->piece + i))
+        while (i < len && !is_there(r, i))
             i += PAGE;
         if (i > first && write_at(out_fd, r->piece + first, i - first, at + (off_t)first, e) < 0)
             return -1;
@@ -267,11 +293,41 @@ static int put_piece(const struct ram *r, int out_fd, off_t at, size_t len, stru
     return 0;
 }
 
+/* What the earlier copy holds of this piece. *any: the piece, or the copy, is not all zero. */
+static int take_old(struct ram *r, int out_fd, off_t at, size_t len, bool *any, struct err *e)
+{
+    bool has_old;
+
+    if (find_data(out_fd, at, r->size, &r->next_old, e) < 0)
+        return -1;
+    has_old = r->next_old < at + (off_t)len;
+    if (!has_old && !*any)
+        return 0;
+    if (!*any)
+        memset(r->piece, 0, len);
+    *any = true;
+    if (has_old)
+        return read_at(out_fd, r->old, len, at, e);
+    memset(r->old, 0, len);
+    return 0;
+}
+
+static int begin_copy(struct ram *r, int out_fd, struct err *e)
+{
+    struct stat st;
+
+    if (fstat(out_fd, &st) < 0 || ftruncate(out_fd, r->size) < 0)
+        return err_errno(e, "size the memory file");
+    r->piece = mem_zalloc(PIECE, 1);
+    if (st.st_size > 0)
+        r->old = mem_zalloc(PIECE, 1);
+    return 0;
+}
+
 static int copy(const struct op *op, struct ram *r, int out_fd, struct err *e)
 {
-    r->piece = mem_zalloc(PIECE, 1);
-    if (ftruncate(out_fd, r->size) < 0)
-        return err_errno(e, "size the memory file");
+    if (begin_copy(r, out_fd, e) < 0)
+        return -1;
     for (off_t at = 0; at < r->size; at += PIECE) {
         size_t len = r->size - at < PIECE ? (size_t)(r->size - at) : PIECE;
         bool any = false;
@@ -279,6 +335,8 @@ static int copy(const struct op *op, struct ram *r, int out_fd, struct err *e)
         if (op_sleep(op, 0, e) < 0 || take_file(r, at, len, &any, e) < 0)
             return -1;
         if (r->pagemap_fd >= 0 && take_written(r, at, len, &any, e) < 0)
+            return -1;
+        if (r->old && take_old(r, out_fd, at, len, &any, e) < 0)
             return -1;
         if (!any)
             continue;
@@ -292,7 +350,7 @@ static int copy(const struct op *op, struct ram *r, int out_fd, struct err *e)
 
 int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e)
 {
-    auto_ram struct ram r = {.file_fd = -1, .pagemap_fd = -1, .next_data = -1};
+    auto_ram struct ram r = {.file_fd = -1, .pagemap_fd = -1, .next_data = -1, .next_old = -1};
     ino_t inode;
 
     if (find_pid(&r, pidfd, e) < 0 || open_file(&r, pidfd, vmm_fd, &inode, e) < 0 ||

@@ -14,8 +14,12 @@
 #include "loop/op.h"
 
 /*
- * Writes every page that is not zero to out_fd, an empty file, which becomes as
- * long as the RAM; the rest stays holes. vmm_fd is the RAM file's number in the
- * process. Blocks on the disk; op is looked at between pieces.
+ * Writes every page that is not zero to out_fd, which becomes as long as the RAM; the
+ * rest stays holes. Where out_fd holds an earlier copy already, only pages that differ
+ * are written: to read both is quicker than to write one, and waits for no disk. vmm_fd is the RAM
+ * file's number in the process. Blocks on the disk; op is looked at between pieces.
  */
 int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e);
+
+/* An fd of that file, taken from the process. */
+int ram_file(int pidfd, int vmm_fd, struct err *e);

@@ -109,6 +109,13 @@ int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_
     return vm->driver->save(op, vm, save, e) < 0 ? failed("save", vm->name, e) : 0;
 }
 
+int vmm_hold_memory(const struct vmm_handle *vm)
+{
+    struct err ignored = {0};
+
+    return vm->driver->hold_memory ? vm->driver->hold_memory(vm, &ignored) : -1;
+}
+
 int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
              struct vmm_process *out, bool *running_out, struct err *e)
 {

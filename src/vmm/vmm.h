@@ -82,9 +82,12 @@ struct vmm_handle {
     int pidfd;
 };
 
-/* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into an empty directory. */
+/* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into a directory; syncing is the
+ * caller's. */
 struct vmm_save {
-    int snapshot_dir_fd; /* fresh; files "state" and "memory"; fsynced by the driver */
+    int snapshot_dir_fd; /* files "state" and "memory"; empty, or what a save ahead has left */
+    bool ahead; /* the VM runs: memory alone, and not of one moment. A save that follows adds the
+                   devices and what has changed since, so that its pause is shorter */
 };
 
 struct vmm_load {
@@ -112,11 +115,17 @@ struct vmm_driver {
     int (*resume)(const struct op *op, const struct vmm_handle *vm, struct err *e);
 
     /*
-     * Optional. The VM is paused and stays paused. Nobody may talk to the agent
-     * meanwhile: what the VMM takes from its socket goes into the guest's memory.
+     * Optional. The VM is paused and stays paused (ahead: runs and runs on). Nobody may talk to the
+     * agent meanwhile: what the VMM takes from its socket goes into the guest's memory.
      */
     int (*save)(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                 struct err *e);
+
+    /*
+     * Optional. An fd of the file behind the guest's memory. While it is held the end of
+     * the process does not free the file, which takes a disk longer than all the rest.
+     */
+    int (*hold_memory)(const struct vmm_handle *vm, struct err *e);
 
     /* Optional. *running_out says whether the guest already runs: resume only if it does not. */
     int (*load)(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
@@ -148,6 +157,7 @@ int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
              struct err *e);
+int vmm_hold_memory(const struct vmm_handle *vm); /* -1: there is nothing to hold */
 int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
              struct vmm_process *out, bool *running_out, struct err *e);
 

@@ -47,6 +47,9 @@ enum frame_type {
     FRAME_EXITED = 4,   /* from the guest; the exit record of wire/config_disk.h */
     FRAME_SHUTDOWN = 5, /* to the guest: end the workload, then the VM; {"grace_ms":N} */
     FRAME_FAILED = 6,   /* from the guest: it could not get to the workload; {"message":"..."} */
+    FRAME_FREEZE = 7,   /* to the guest; {"serial":N}: the workload stands still. 0: it goes on,
+                           which is not answered; IDENTITY does that as well */
+    FRAME_FROZEN = 8,   /* from the guest; {"serial":N,"frozen":bool,"message":"why not"} */
 };
 
 struct frame {

@@ -249,13 +249,13 @@ class Daemon:
     nothing to do with one another. The TCP address that it got stands in run/listen below the data directory.
     """
 
-    def __init__(self, root, data=None, **settings):
-        self.settings = settings  # of the environment
+    def __init__(self, root, data=None, **environment):
         self.root = pathlib.Path(root)
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
         self.process = None
+        self.environment = environment  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
         self.ns = netns.Ns()
@@ -266,9 +266,9 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.ns.command(
-                    [HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
+                    ["env", *(f"{key}={value}" for key, value in self.environment.items()),
+                     HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
                 ),
-                env={**os.environ, **self.settings},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

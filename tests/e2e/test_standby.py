@@ -54,17 +54,50 @@ def test_what_does_not_fit_the_state_is_refused(api):
     assert api.post(f"/instances/{key}/start", {})["state"] == "Initializing"
 
 
-def test_a_snapshot_of_another_build_is_refused_before_anything_is_started(daemon):
-    api = daemon.api
-    key = counting(api, "foreign")
-    api.post(f"/instances/{key}/standby")
-    made_by = daemon.data / "instances" / key / "snapshot" / "made-by"
-    doc = json.loads(made_by.read_text())
-    made_by.write_text(json.dumps(doc | {"identity": doc["identity"] + " and then some"}))
-    refusal = api.fails(409, "invalid_state", "POST", f"/instances/{key}/restore")
-    assert "another hypervisor or host" in refusal["message"] and not daemon.vm_processes()
-    made_by.write_text(json.dumps(doc))
-    assert api.post(f"/instances/{key}/restore")["state"] == "Running"
+@pytest.fixture(scope="module")
+def sleeper(daemon):
+    """One that sleeps, for the tests of what its snapshot was made with."""
+    key = counting(daemon.api, "foreign")
+    daemon.api.post(f"/instances/{key}/standby")
+    daemon.mark(key)
+    return key
+
+
+@pytest.mark.parametrize("what,recorded,another", [
+    ("build", r"^QEMU [^;]+", "QEMU 6.1.0 (Debian 1:6.1+dfsg-1)"),
+    ("machine", r"(?<=; )microvm[^;]*", "q35,smm=off"),
+    ("accelerator", r"(?<=; )(kvm|tcg)(?=;)", "hvf"),
+    ("cpu model", r"(?<=; cpu )[^;]+", "EPYC-Milan"),
+    ("firmware", r"(?<=; firmware ).+", "/elsewhere/qboot.rom"),
+], ids=["build", "machine", "accelerator", "cpu-model", "firmware"])
+def test_a_snapshot_made_with_another_one_is_refused_before_anything_is_started(daemon, sleeper, what, recorded, another):
+    api, here = daemon.api, daemon.instance_dir(sleeper)
+    made_by = here / "snapshot" / "made-by"
+    original = made_by.read_text()
+    doc = json.loads(original)
+    identity, n = re.subn(recorded, another, doc["identity"])
+    assert n == 1 and identity != doc["identity"], f"{what} is not in {doc['identity']}"
+    before = (here / "vmm.log").stat(), sorted(os.listdir(here))
+    made_by.write_text(json.dumps(doc | {"identity": identity}))
+    try:
+        for path, body in (("restore", None), ("fork", {"name": "no", "target_state": "Running"})):
+            refusal = api.fails(409, "invalid_state", "POST", f"/instances/{sleeper}/{path}", body)
+            assert another in refusal["message"] and "stop the instance" in refusal["message"], refusal
+            assert not daemon.vm_processes()
+        # A VMM that is started makes sockets and opens its log, and a fork that is refused leaves nothing.
+        after = (here / "vmm.log").stat(), [one for one in sorted(os.listdir(here)) if one != "hypeman.log"]
+        assert after == (before[0], [one for one in before[1] if one != "hypeman.log"])
+        assert [one["id"] for one in api.get("/instances")] == [sleeper]
+        assert [one.name for one in (daemon.data / "instances").iterdir()] == [sleeper]
+    finally:
+        made_by.write_text(original)
+
+
+def test_a_snapshot_that_was_refused_is_none_the_worse(daemon, sleeper):
+    before = last_count(daemon.api, sleeper)
+    assert daemon.api.post(f"/instances/{sleeper}/restore")["state"] == "Running"
+    until("it goes on", lambda: last_count(daemon.api, sleeper) > before + 2, 20)
+    daemon.mark(sleeper)  # it runs now, which takes a few files
 
 
 @pytest.mark.parametrize("verb", ["standby", "restore"])

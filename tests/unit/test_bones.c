@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 #include "vm/adopt.h"
 #include "vm/live.h"
 #include "vm/verbs.h"
+#include "vmm/sock.h"
 #include "wire/config_disk.h"
 
 /* --- the double --- */
@@ -789,6 +791,55 @@ static void whatever_happens_table_processes_and_files_agree(void **state)
     }
 }
 
+/* A guest's end that never says a word: who comes, and who went. */
+static int deaf_fd;
+static int first_fd;
+static int second_fd;
+
+static bool came_twice_and_went_once(struct fixture *f)
+{
+    int *next = first_fd < 0 ? &first_fd : &second_fd;
+    char byte;
+    ssize_t n;
+
+    (void)f;
+    if (second_fd < 0)
+        *next = accept4(deaf_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (second_fd < 0)
+        return false;
+    while ((n = recv(first_fd, &byte, 1, 0)) > 0)
+        ;
+    return n == 0 && recv(second_fd, &byte, 1, MSG_PEEK) == 1;
+}
+
+static void a_restored_guest_that_does_not_greet_is_met_again(void **state)
+{
+    struct fixture *f = *state;
+    struct err e = {0};
+    struct instance *row;
+    int dir_fd;
+    int pidfd;
+
+    create(f, "deaf");
+    row = row_of(f, "deaf");
+    dir_fd = env_open_instance(&f->env, row->id, &e);
+    deaf_fd = sock_listen(dir_fd, VMM_AGENT_SOCKET, &e);
+    assert_true(deaf_fd >= 0);
+    assert_int_equal(fcntl(deaf_fd, F_SETFL, O_NONBLOCK), 0);
+    first_fd = second_fd = -1;
+    f->world.greeting_patience_ms = 10;
+    pidfd = live_dup_pidfd(row);
+    live_detach(&f->world, row);
+    row->run.incarnation++; /* as a restore leaves it: the guest's own boot is older */
+    live_attach(&f->world, row, pidfd, dir_fd, NULL);
+    run_until(f, came_twice_and_went_once);
+    close(first_fd);
+    close(second_fd);
+    close(deaf_fd);
+    close(dir_fd);
+    assert_int_equal(now(f, &verb_delete, "deaf"), ERR_NONE);
+}
+
 #define world_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -806,6 +857,7 @@ int main(void)
         world_test(word_of_an_earlier_incarnation_is_dropped),
         world_test(a_stop_waits_for_no_start),
         world_test(a_shutdown_ends_what_is_under_way_and_leaves_the_rest),
+        world_test(a_restored_guest_that_does_not_greet_is_met_again),
         world_test(whatever_happens_table_processes_and_files_agree),
     };
 

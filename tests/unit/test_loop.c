@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "loop/beside.h"
 #include "loop/jobs.h"
 #include "loop/loop.h"
 #include "loop/proc.h"
@@ -438,6 +440,37 @@ static void a_helper_program_is_run_to_its_end(void **state)
     assert_int_equal(e.code, ERR_TIMEOUT);
 }
 
+static int wait_for_word(void *arg, struct err *e)
+{
+    const int *fd = arg;
+    char word = 0;
+
+    return read(*fd, &word, 1) == 1 && word == 'y' ? 0 : err_set(e, ERR_NO_SPACE, "said %c", word);
+}
+
+static void what_goes_on_beside_is_waited_for(void **state)
+{
+    struct err e = {0};
+    int fds[2];
+
+    (void)state;
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    for (int i = 0; i < 2; i++) {
+        struct beside b = {.fn = wait_for_word, .arg = &fds[0]};
+
+        beside_begin(&b); /* had it run at once, it would wait for ever */
+        assert_int_equal(write(fds[1], i ? "n" : "y", 1), 1);
+        assert_int_equal(beside_end(&b, &e), i ? -1 : 0);
+        assert_true(b.began_us > 0 && b.ended_us >= b.began_us);
+        assert_int_equal(beside_end(&b, &e), i ? -1 : 0);
+    }
+    assert_int_equal(e.code, ERR_NO_SPACE);
+    assert_string_equal(e.msg, "said n");
+    assert_int_equal(beside_end(&(struct beside){0}, &e), 0);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,6 +485,7 @@ int main(void)
         checked_test(a_child_inherits_only_what_it_was_given),
         checked_test(a_process_is_adopted_by_pid_and_start_time),
         checked_test(a_helper_program_is_run_to_its_end),
+        checked_test(what_goes_on_beside_is_waited_for),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -511,17 +511,32 @@ static uint64_t hash_of(int dir_fd, const char *name)
     return hash;
 }
 
-/* Pauses, saves into a new directory, publishes it. Returns what the counter stood at. */
+/* Into a directory of its own, while the VM counts on. */
+static void save_ahead(struct rig *r)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct vmm_save save = {.ahead = true};
+
+    assert_int_equal(mkdirat(r->dir_fd, "snapshot.new", 0750), 0);
+    save.snapshot_dir_fd = dir_open(r->dir_fd, "snapshot.new", &e);
+    assert_int_equal(vmm_save(&op, &r->vm, &save, &e), 0);
+    close(save.snapshot_dir_fd);
+    await_count(r, read_u32(r->dir_fd, "snapshot.new/memory", COUNTER_AT));
+}
+
+/* Pauses, saves into a new directory or what was saved ahead, publishes it. Returns what the
+ * counter stood at. */
 static uint32_t sleep_vm(struct rig *r)
 {
     struct op op = within(20000);
     struct err e = {0};
-    struct vmm_save save;
+    struct vmm_save save = {0};
     uint32_t count;
 
     assert_int_equal(vmm_pause(&op, &r->vm, &e), 0);
     count = counter_of(r);
-    assert_int_equal(mkdirat(r->dir_fd, "snapshot.new", 0750), 0);
+    assert_int_equal(dir_ensure(r->dir_fd, "snapshot.new", 0750, &e), 0);
     save.snapshot_dir_fd = dir_open(r->dir_fd, "snapshot.new", &e);
     if (vmm_save(&op, &r->vm, &save, &e) < 0)
         fail_msg("%s", e.msg);
@@ -637,7 +652,7 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     struct op op = within(20000);
     struct err e = {0};
     struct rig r;
-    struct vmm_save save;
+    struct vmm_save save = {0};
 
     (void)state;
     if (is_missing())
@@ -655,7 +670,6 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     assert_non_null(strstr(e.msg, "save tiny: create state"));
     err_clear(&e);
     assert_int_equal(unlinkat(save.snapshot_dir_fd, "state", 0), 0);
-    assert_int_equal(unlinkat(save.snapshot_dir_fd, "memory", 0), 0);
     op.cancel_fd = eventfd(1, EFD_CLOEXEC);
     assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1);
     assert_int_equal(e.code, ERR_CANCELLED);
@@ -669,6 +683,35 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1); /* there is none any more */
     assert_int_equal(e.code, ERR_INTERNAL);
     close(save.snapshot_dir_fd);
+    close(take_fd(&r.process.pidfd));
+    end_rig(&r);
+}
+
+/* Of memory that is a file of its own, and of memory that lies over a snapshot's. */
+static void what_was_saved_ahead_is_brought_up_to_date_by_the_pause(void **state)
+{
+    struct op op = within(20000);
+    struct err e = {0};
+    struct rig r;
+
+    (void)state;
+    if (is_missing())
+        return;
+    setup_rig(&r);
+    make_kernel(&r, tiny_counter, sizeof(tiny_counter));
+    boot(&r, &qemu_microvm_driver);
+    for (int i = 0; i < 2; i++) {
+        uint32_t count;
+
+        await_count(&r, 0);
+        save_ahead(&r);
+        count = sleep_vm(&r);
+        assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+        close(take_fd(&r.process.pidfd));
+        load(&r, &qemu_microvm_driver, true);
+        await_count(&r, count);
+    }
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
     close(take_fd(&r.process.pidfd));
     end_rig(&r);
 }
@@ -725,6 +768,7 @@ int main(int argc, char **argv)
         checked_test(microvm_forks_go_on_from_one_snapshot),
         checked_test(q35_forks_go_on_from_one_snapshot),
         checked_test(a_save_that_cannot_be_leaves_the_vm_as_it_was),
+        checked_test(what_was_saved_ahead_is_brought_up_to_date_by_the_pause),
         checked_test(a_load_that_fails_says_why_and_leaves_nothing),
     };
     struct vmm_host_settings settings = {.accel = ACCEL_TCG};

@@ -568,6 +568,41 @@ static void a_failing_fsync_is_not_acknowledged(void **state)
     fail_and_recover(*state, &disk.sync_fails, ERR_INTERNAL);
 }
 
+/* Opens what a crash at this moment would leave. */
+static void expect_rows_after_a_crash(struct fixture *f, const char *want)
+{
+    static const char *const files[] = {"hypeman.db", "hypeman.db-wal"};
+    struct fixture crashed = {0};
+    struct err e = {0};
+
+    assert_int_equal(dir_ensure(f->dirfd, "crashed", 0700, &e), 0);
+    crashed.dirfd = dir_open(f->dirfd, "crashed", &e);
+    for (size_t i = 0; i < 2; i++) {
+        auto_buf struct buf data = BUF(16 << 20);
+
+        assert_int_equal(file_read(f->dirfd, files[i], &data, &e), 0);
+        assert_int_equal(file_replace(crashed.dirfd, files[i], 0600, data.data, data.len, &e), 0);
+    }
+    crashed.store = store_open(crashed.dirfd, &e);
+    assert_non_null(crashed.store);
+    expect_rows(&crashed, want);
+    store_close(crashed.store);
+    close(crashed.dirfd);
+}
+
+/* It stands whole in the log, and its client was told that it failed. */
+static void a_commit_whose_sync_failed_does_not_come_back_after_a_crash(void **state)
+{
+    struct fixture *f = *state;
+    struct err e = {0};
+
+    put(f, "a", "web", "1");
+    disk.sync_fails = true;
+    assert_int_equal(store_commit(f->store, putting("b", "db", "1"), &e), -1);
+    disk.sync_fails = false;
+    expect_rows_after_a_crash(f, "a=web:1 ");
+}
+
 /* With a real file system: fills it through the store, then makes room. */
 static void a_small_disk_fills_up_and_is_emptied(void **state)
 {
@@ -709,6 +744,7 @@ int main(void)
         store_test(nothing_acknowledged_is_lost_by_kill_9),
         store_test(a_full_disk_fails_the_change_and_not_the_store),
         store_test(a_failing_fsync_is_not_acknowledged),
+        store_test(a_commit_whose_sync_failed_does_not_come_back_after_a_crash),
         store_test(a_small_disk_fills_up_and_is_emptied),
         store_test(files_are_for_their_owner_only),
         store_test(a_database_of_a_newer_version_is_refused),
