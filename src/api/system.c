@@ -93,6 +93,12 @@ static void put_network(struct jout *j, const struct net *net)
     jout_bool(j, "available", net_is_on(net));
     if (!net_is_on(net))
         jout_str(j, "unavailable_reason", net_why_off(net));
+    jout_open(j, "names", '{');
+    jout_bool(j, "available", !net_why_no_names(net));
+    jout_str(j, "domain", NET_DOMAIN);
+    if (net_why_no_names(net))
+        jout_str(j, "unavailable_reason", net_why_no_names(net));
+    jout_close(j, '}');
     if (*net_firewall_commands(net))
         jout_str(j, "firewall_commands", net_firewall_commands(net));
     jout_close(j, '}');

@@ -69,6 +69,7 @@ static const struct setting {
     {"network.host_ports", TEXT, offsetof(struct config, host_ports), NULL, ""},
     {"network.open_firewalls", SWITCH, offsetof(struct config, open_firewalls), NULL, "false"},
     {"network.ready_slots", NUMBER, offsetof(struct config, ready_slots), NULL, "16"},
+    {"network.dnsmasq_path", TEXT, offsetof(struct config, dnsmasq), NULL, ""},
     {"network.download_burst_multiplier",
      NUMBER,
      offsetof(struct config, download_burst),

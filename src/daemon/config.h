@@ -49,6 +49,7 @@ struct config {
     bool guest_to_guest;
     bool open_firewalls;
     uint64_t ready_slots;
+    char *dnsmasq; /* empty: found */
     uint64_t download_burst;
     uint64_t upload_burst;
 };

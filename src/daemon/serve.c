@@ -257,6 +257,7 @@ static int open_network(struct daemon *d, struct err *e)
         .host_ports = c->host_ports,
         .guest_to_guest = c->guest_to_guest,
         .opens_firewalls = c->open_firewalls,
+        .dnsmasq = c->dnsmasq,
         .ready = (unsigned)c->ready_slots,
         .download_burst = (uint32_t)c->download_burst,
         .upload_burst = (uint32_t)c->upload_burst,

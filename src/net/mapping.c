@@ -65,13 +65,16 @@ static void write_rewriting(struct buf *out, const struct words *w)
                w->inner);
 }
 
-/* A reset rather than silence: a clone's inherited connections end at once. */
+/* The gateway and its names are for guests: whoever routes to it from outside gets nowhere.
+ * A reset rather than silence: a clone's inherited connections end at once. */
 static void write_host(struct buf *out, const struct net_plan *plan, const struct words *w)
 {
-    buf_puts(out,
-             " chain to_host { type filter hook input priority filter; policy accept;\n"
-             "  iifname != \"" NET_TAPS "*\" return\n"
-             "  ct state established,related accept\n");
+    buf_printf(out,
+               " chain to_host { type filter hook input priority filter; policy accept;\n"
+               "  iifname != \"" NET_TAPS "*\" iifname != \"lo\" ip daddr %s counter drop\n"
+               "  iifname != \"" NET_TAPS "*\" return\n"
+               "  ct state established,related accept\n",
+               w->gateway);
     buf_printf(out,
                "  ip daddr %s icmp type echo-request limit rate 100/second accept\n"
                "  ip daddr %s udp dport 53 accept\n"

@@ -45,6 +45,18 @@ static int lock_namespace(struct net *n)
     return 0;
 }
 
+static void open_names(struct net *n, const struct net_settings *settings)
+{
+    struct err e = {0};
+
+    n->names = names_new(n->loop, &n->plan, settings->dnsmasq, &e);
+    if (n->names)
+        return;
+    log_warn("network: names of instances are off, guests ask network.dns_server itself: %s",
+             e.msg);
+    (void)snprintf(n->why_no_names, sizeof(n->why_no_names), "%.*s", 299, e.msg);
+}
+
 static int set_gateway(const struct net *n, bool present, struct err *e)
 {
     auto_nl struct nl route = NL_CLOSED;
@@ -116,7 +128,28 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
         net_free(n);
         return NULL;
     }
+    if (n->is_on)
+        open_names(n, settings);
+    else
+        memcpy(n->why_no_names, n->why_off, sizeof(n->why_no_names));
     return n;
+}
+
+void net_name(struct net *n, const char *id, const char *name, uint32_t address)
+{
+    if (n->names)
+        names_set(n->names, id, name, address);
+}
+
+void net_unname(struct net *n, const char *id)
+{
+    if (n->names)
+        names_remove(n->names, id);
+}
+
+const char *net_why_no_names(const struct net *n)
+{
+    return n->why_no_names[0] ? n->why_no_names : NULL;
 }
 
 bool net_is_on(const struct net *n)
@@ -275,6 +308,7 @@ static void remove_all(struct net *n)
 void net_stop(struct net *n)
 {
     n->is_stopping = true;
+    names_free(take_ptr(&n->names));
     loop_timer_stop(n->loop, &n->refill);
     net_watch_free(n->watch);
     n->watch = NULL;
@@ -291,6 +325,7 @@ void net_free(struct net *n)
 {
     if (!n)
         return;
+    names_free(n->names);
     jobs_free(n->jobs);
     addresses_free(&n->addresses);
     nl_park_close(&n->tools.parked);

@@ -71,6 +71,13 @@ void net_settle(struct net *n, struct net_slot *slot);
 /* The VMM is gone, or never came. NULL is fine. */
 void net_release(struct net *n, struct net_slot *slot);
 
+/* An instance's name leads guests to its address (net/names.h), until it is gone. */
+void net_name(struct net *n, const char *id, const char *name, uint32_t address);
+void net_unname(struct net *n, const char *id);
+
+/* Whether guests are to ask the gateway for names; NULL: yes, else why not. Any thread. */
+const char *net_why_no_names(const struct net *n);
+
 /* The instance is gone; 0 is fine. */
 void net_give_back(struct net *n, uint32_t address);
 

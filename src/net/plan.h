@@ -21,6 +21,8 @@
 #define NET_TAPS "hm"                     /* how our TAPs' names begin: hm0, hm1, ... */
 #define NET_UPLOADS "up-" NET_TAPS        /* and those of what limits a TAP's uploads: up-hm3 */
 
+#define NET_DOMAIN "hypeman.internal" /* of instances' names */
+
 enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3 };
 
 struct net_port {
@@ -60,6 +62,7 @@ struct net_settings {
     unsigned ready;
     uint32_t download_burst;
     uint32_t upload_burst;
+    const char *dnsmasq; /* path of the program; empty: where it is usually installed */
 };
 
 /* ERR_INVALID: which setting, and why. */

@@ -20,6 +20,20 @@ static int reserve_ports(struct vm_world *w, struct instance *row, struct err *e
     return row->ports ? 0 : -1;
 }
 
+void network_name(struct vm_world *w, struct instance *row)
+{
+    if (!w->net || row->named == row->run.address)
+        return;
+    row->named = row->run.address;
+    net_name(w->net, row->id, row->spec->name, row->named);
+}
+
+void network_unname(struct vm_world *w, const struct instance *row)
+{
+    if (w->net && row->named)
+        net_unname(w->net, row->id);
+}
+
 void network_settle_ports(struct instance *row, bool is_gone)
 {
     if (is_gone || (row->run.state == VM_STOPPED && !row->holder))
@@ -92,9 +106,12 @@ void network_adopt_address(struct vm_world *w, struct instance *row)
 {
     char text[ADDRESS_TEXT_SIZE];
 
-    if (row->run.address == 0 || !w->net || !net_is_on(w->net) ||
-        net_adopt_address(w->net, row->run.address))
+    if (row->run.address == 0 || !w->net || !net_is_on(w->net))
         return;
+    if (net_adopt_address(w->net, row->run.address)) {
+        network_name(w, row);
+        return;
+    }
     log_warn("instance %s: its address %s is not of network.subnet_cidr any more; it gets another "
              "when it starts",
              row->id,
@@ -126,5 +143,6 @@ struct spec_network network_of_guest(const struct vm_op *op)
     return (struct spec_network){
         .plan = op->slot ? net_plan(op->env->net) : NULL,
         .address = op->run.address,
+        .gateway_knows_names = op->slot && !net_why_no_names(op->env->net),
     };
 }

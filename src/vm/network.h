@@ -26,6 +26,10 @@ void network_let_go(struct vm_op *op);
 /* Loop: the slot is the running VMM's. NULL is fine. */
 struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op);
 
+/* Loop: its name leads to its address, as long as it is there. */
+void network_name(struct vm_world *w, struct instance *row);
+void network_unname(struct vm_world *w, const struct instance *row);
+
 /* Loop: ports of the host go back if it has come to a stop, or is gone. */
 void network_settle_ports(struct instance *row, bool is_gone);
 

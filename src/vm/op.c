@@ -45,6 +45,7 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
     vm_run_free(&row->run);
     row->run = vm_run_copy(&op->run);
     row->observed_ms = clock_ms();
+    network_name(w, row);
     if (op->started.pidfd >= 0)
         live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd, network_hand_over(w, op));
     else if (!vm_state_has_process(row->run.state))

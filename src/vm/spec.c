@@ -269,7 +269,9 @@ static void write_network(struct jout *j, const struct spec_network *network)
         jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
         jout_str(j, "outer_address", address_text(network->address, text));
         jout_open(j, "dns", '[');
-        for (unsigned i = 0; i < plan->n_dns; i++)
+        if (network->gateway_knows_names)
+            jout_str(j, NULL, address_text(plan->gateway, text));
+        for (unsigned i = 0; !network->gateway_knows_names && i < plan->n_dns; i++)
             jout_str(j, NULL, address_text(plan->dns[i], text));
         jout_close(j, ']');
     }

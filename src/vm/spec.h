@@ -73,6 +73,7 @@ struct net_plan;
 struct spec_network {
     const struct net_plan *plan; /* NULL: it has none */
     uint32_t address;            /* outside */
+    bool gateway_knows_names;    /* ask it, else the plan's servers */
 };
 
 /* The JSON of the guest's config disk (wire/config_disk.h), for one incarnation. */

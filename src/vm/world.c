@@ -100,6 +100,7 @@ void world_remove(struct vm_world *w, struct instance *row)
 
     if (w->net)
         net_give_back(w->net, row->run.address);
+    network_unname(w, row);
     network_settle_ports(row, true);
     table_remove(&w->table, row);
     if (w->images)

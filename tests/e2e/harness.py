@@ -312,7 +312,7 @@ class Daemon:
             self.process.kill()
             self.process.wait()
             self.process = None
-        for pid in self.vm_processes():
+        for pid in {*self.vm_processes(), *self.ns.processes()}:
             os.kill(pid, signal.SIGKILL)
             wait_gone(pid)
         self.ns.close()

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """At the edge of the guests' network: rates, published ports, names."""
+import os
+import pathlib
+import signal
+import socket
+import struct
+
 import harness
 from test_network import SERVER, fetch, tap_of
 
@@ -146,3 +152,94 @@ def test_published_ports_live_through_a_restart_of_the_daemon(own_daemon):
     assert published(d, port=8082)
     d.api.delete("/instances/web", graceful_shutdown=False)
     harness.until("the port is closed", lambda: fetch_at(d, "127.0.0.1", 8080) is None)
+
+
+def answers(daemon, name, kind=1):
+    """What the gateway says to a question for a name: (code, [(ttl, data), ...]); None for silence."""
+    question = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0" + struct.pack("!HH", kind, 1)
+    with daemon.ns.socket(socket.SOCK_DGRAM, seconds=1) as s:
+        s.connect(("192.0.0.1", 53))
+        try:
+            s.send(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + question)
+            got = s.recv(4096)
+        except (TimeoutError, ConnectionRefusedError):
+            return None
+    found, at = [], 12 + len(question)
+    for _ in range(struct.unpack("!H", got[6:8])[0]):
+        _, _, _, ttl, size = struct.unpack("!HHHIH", got[at : at + 12])
+        found.append((ttl, got[at + 12 : at + 12 + size]))
+        at += 12 + size
+    return got[3] & 15, found
+
+
+def leads_to(daemon, name, address):
+    wanted = (0, [(5, socket.inet_aton(address))]) if address else (3, [])
+    harness.until(f"{name} leads to {address}", lambda: answers(daemon, name) == wanted)
+
+
+def resolver_of(daemon):
+    """The dnsmasq in this namespace."""
+    for pid in daemon.ns.processes():
+        if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "dnsmasq":
+            return pid
+    return None
+
+
+def test_guests_find_one_another_by_name_and_by_the_beginning_of_an_id(daemon, api):
+    assert api.get("/capabilities")["network"]["names"] == {"available": True, "domain": "hypeman.internal"}
+    one = api.run(SERVER, name="one")
+    ip = one["network"]["ip"]
+    for name in ("one", one["id"], one["id"][:8], one["id"][:15]):
+        leads_to(daemon, f"{name}.hypeman.internal", ip)
+    leads_to(daemon, f"{one['id'][:7]}.hypeman.internal", None)
+    leads_to(daemon, "two.hypeman.internal", None)
+    assert fetch(daemon, ip)
+    two = api.create("cat /etc/resolv.conf > /dev/console; wget -q -O - http://one.hypeman.internal/ > /dev/console; sleep 1000", name="two")
+    seen = api.logs(two["id"], follow=True, until=lambda l: ip in str(l))
+    assert any("nameserver 192.0.0.1" in str(line) for line in seen)
+    fork = api.post("/instances/one/fork", {"name": "three", "from_running": True})
+    leads_to(daemon, "three.hypeman.internal", fork["network"]["ip"])
+    api.post("/instances/one/standby")
+    leads_to(daemon, "one.hypeman.internal", ip)  # its address is kept
+    api.delete("/instances/three", graceful_shutdown=False)
+    leads_to(daemon, "three.hypeman.internal", None)
+
+
+def test_a_resolver_that_ends_is_started_again_and_ends_with_the_daemon(own_daemon):
+    d = own_daemon
+    ip = d.api.run(SERVER, name="web")["network"]["ip"]
+    leads_to(d, "web.hypeman.internal", ip)
+    first = resolver_of(d)
+    status = pathlib.Path(f"/proc/{first}/status").read_text()
+    assert "CapEff:\t0000000000000000" in status and "Uid:\t0\t" not in status
+    os.kill(first, signal.SIGKILL)
+    leads_to(d, "web.hypeman.internal", ip)
+    second = resolver_of(d)
+    assert second != first
+    assert "dnsmasq ended with status 137" in d.log_text()
+    d.end(9)
+    leads_to(d, "web.hypeman.internal", ip)  # guests go on
+    d.start()
+    harness.wait_gone(second)
+    leads_to(d, "web.hypeman.internal", ip)
+    third = resolver_of(d)
+    d.end(15)
+    harness.wait_gone(third)
+    d.start()
+    leads_to(d, "web.hypeman.internal", ip)
+
+
+def test_without_dnsmasq_guests_ask_the_configured_servers(tmp_path, rootfs):
+    d = harness.Daemon(tmp_path, NETWORK__DNSMASQ_PATH="/nonexistent/dnsmasq", DNS_SERVER="9.9.9.9")
+    try:
+        d.start().import_image(rootfs)
+        d.mark()
+        names = d.api.get("/capabilities")["network"]["names"]
+        assert not names["available"] and "/nonexistent/dnsmasq" in names["unavailable_reason"]
+        assert d.log_text().count("names of instances are off") == 1
+        row = d.api.create("cat /etc/resolv.conf > /dev/console; sleep 1000", name="asker")
+        d.api.logs(row["id"], follow=True, until=lambda l: "nameserver 9.9.9.9" in str(l))
+        d.assert_nothing_left()
+        d.stop()
+    finally:
+        d.kill_all()

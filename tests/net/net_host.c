@@ -358,6 +358,7 @@ int main(int argc, char **argv)
         .uplink = argc > 1 ? argv[1] : "",
         .host_ports = "tcp/7777",
         .dns = "",
+        .dnsmasq = "",
         .guest_to_guest = true,
         .ready = 8,
     };
