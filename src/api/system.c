@@ -86,7 +86,7 @@ static void put_network(struct jout *j, const struct net *net)
     char text[SUBNET_TEXT_SIZE];
 
     jout_open(j, "network", '{');
-    jout_str(j, "model", "nat");
+    jout_str(j, "model", net_leaves_it_to_vmm(net) ? "user" : "nat");
     jout_str(j, "gateway", address_text(plan->gateway, text));
     jout_str(j, "subnet", subnet_text(plan->outer, text));
     jout_bool(j, "guest_to_guest", net_is_on(net) && plan->guest_to_guest);

@@ -270,7 +270,11 @@ static int open_network(struct daemon *d, struct err *e)
             c->inner_gateway);
     d->net = net_open(d->loop, &settings, e);
     if (d->net && !net_is_on(d->net))
-        log_warn("guests get no network: %s", net_why_off(d->net));
+        log_warn(
+            net_leaves_it_to_vmm(d->net)
+                ? "guests reach the outside by QEMU's user network, and nobody reaches them: %s"
+                : "guests get no network: %s",
+            net_why_off(d->net));
     return d->net ? 0 : -1;
 }
 

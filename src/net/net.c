@@ -123,6 +123,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
     }
     n->tools.plan = &n->plan;
     addresses_init(&n->addresses, n->plan.outer);
+    n->is_wanted = settings->enabled;
     n->is_on = settings->enabled ? may_we(n) == 1 : off(n, "network.enabled is false") == 1;
     if (n->is_on && look_at_host(n, e) < 0) {
         net_free(n);
@@ -155,6 +156,11 @@ const char *net_why_no_names(const struct net *n)
 bool net_is_on(const struct net *n)
 {
     return n->is_on;
+}
+
+bool net_leaves_it_to_vmm(const struct net *n)
+{
+    return n->is_wanted && !n->is_on;
 }
 
 const char *net_why_off(const struct net *n)

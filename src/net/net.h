@@ -31,6 +31,12 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
 
 bool net_is_on(const struct net *n);
 const char *net_why_off(const struct net *n);
+
+/*
+ * There is none because this host does not let us, though one is wanted: a VMM that has a network
+ * of its own may offer that. Any thread.
+ */
+bool net_leaves_it_to_vmm(const struct net *n);
 const struct net_plan *net_plan(const struct net *n);
 
 /*

@@ -21,6 +21,7 @@ struct net {
     struct net_plan plan;
     struct slot_tools tools;
     bool is_on;
+    bool is_wanted;
     bool is_stopping;
     char why_off[300];
     int lock_fd; /* of this network namespace */

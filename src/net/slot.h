@@ -19,18 +19,20 @@
 #include "net/netlink.h"
 #include "net/plan.h"
 #include "net/publish.h"
+#include "net/stats.h"
 
 struct net_slot {
     char tap[IFNAMSIZ];
-    int ifindex;            /* 0: its TAP is still to be made */
-    int fd;                 /* -1: only its VMM has the file; the TAP ends with it */
-    uint32_t bound;         /* the address that leads to it; 0: none */
-    uint32_t address;       /* the address that is to lead to it */
-    struct port_set *ports; /* that lead to it while its VMM runs; NULL: none */
-    bool is_limited;        /* rates were set (net/rate.h) */
-    bool is_lent;           /* an operation's job has it: nobody else may read it */
-    uint64_t claimed_at;    /* private to the pool: the rules' epoch then */
-    struct list link;       /* of the pool */
+    int ifindex;             /* 0: its TAP is still to be made */
+    int fd;                  /* -1: only its VMM has the file; the TAP ends with it */
+    uint32_t bound;          /* the address that leads to it; 0: none */
+    uint32_t address;        /* the address that is to lead to it */
+    struct port_set *ports;  /* that lead to it while its VMM runs; NULL: none */
+    struct tap_stats before; /* counted before its present VMM got it */
+    bool is_limited;         /* rates were set (net/rate.h) */
+    bool is_lent;            /* an operation's job has it: nobody else may read it */
+    uint64_t claimed_at;     /* private to the pool: the rules' epoch then */
+    struct list link;        /* of the pool */
 };
 
 struct net_slot *slot_new(uint32_t address);

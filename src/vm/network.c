@@ -50,8 +50,10 @@ void network_adopt_ports(struct vm_world *w, struct instance *row)
 
 int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, struct err *e)
 {
-    if (!op->starts_vmm || !has_network(w, row->spec))
+    if (!op->starts_vmm || (row->spec->n_ports == 0 && !has_network(w, row->spec)))
         return 0;
+    if (!has_network(w, row->spec))
+        return err_set(e, ERR_UNSUPPORTED, "ports cannot be published: %s", net_why_off(w->net));
     if (reserve_ports(w, row, e) < 0)
         return -1;
     op->slot = net_claim(w->net, op->run.address, e);
@@ -138,11 +140,18 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
     return slot;
 }
 
+const struct net_plan *network_of_vmm(const struct vm_op *op)
+{
+    const struct net *net = op->env->net;
+
+    return op->spec->network_enabled && net && net_leaves_it_to_vmm(net) ? net_plan(net) : NULL;
+}
+
 struct spec_network network_of_guest(const struct vm_op *op)
 {
     return (struct spec_network){
-        .plan = op->slot ? net_plan(op->env->net) : NULL,
-        .address = op->run.address,
+        .plan = op->slot ? net_plan(op->env->net) : network_of_vmm(op),
+        .address = op->slot ? op->run.address : 0,
         .gateway_knows_names = op->slot && !net_why_no_names(op->env->net),
     };
 }

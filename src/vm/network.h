@@ -38,5 +38,8 @@ void network_adopt_address(struct vm_world *w, struct instance *row);
 void network_adopt_ports(struct vm_world *w, struct instance *row);
 struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd);
 
+/* The VMM's own network serves, for want of ours; NULL: it does not. */
+const struct net_plan *network_of_vmm(const struct vm_op *op);
+
 /* What the guest is told when it boots. */
 struct spec_network network_of_guest(const struct vm_op *op);

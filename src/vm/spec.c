@@ -230,7 +230,7 @@ static void write_env(struct jout *j, const json_t *image_env, const char *clien
             buf_free(&name);
         }
     }
-    if (network->plan)
+    if (network->address)
         json_object_set_new(
             merged, "HYPEMAN_IP", json_string(address_text(network->address, text)));
     if (client)
@@ -266,8 +266,10 @@ static void write_network(struct jout *j, const struct spec_network *network)
         jout_str(j, "address", address_text(plan->inner, text));
         jout_int(j, "prefix", plan->inner_net.prefix);
         jout_str(j, "gateway", address_text(plan->gateway, text));
-        jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
-        jout_str(j, "outer_address", address_text(network->address, text));
+        if (network->address) {
+            jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
+            jout_str(j, "outer_address", address_text(network->address, text));
+        }
         jout_open(j, "dns", '[');
         if (network->gateway_knows_names)
             jout_str(j, NULL, address_text(plan->gateway, text));

@@ -72,7 +72,7 @@ bool spec_has_tag(const struct spec *s, const char *key, const char *value);
 struct net_plan;
 struct spec_network {
     const struct net_plan *plan; /* NULL: it has none */
-    uint32_t address;            /* outside */
+    uint32_t address;            /* outside; 0: the VMM's own network has none */
     bool gateway_knows_names;    /* ask it, else the plan's servers */
 };
 

@@ -58,6 +58,17 @@ struct vmm_host {
     char qemu_version[64];
 };
 
+/*
+ * A network made by the VMM itself, without rights: the guest gets out, nobody gets in. Addresses
+ * as text; subnet empty: none.
+ */
+struct vmm_user_net {
+    char subnet[24]; /* "192.0.0.0/29" */
+    char guest[16];
+    char gateway[16];
+    char dns[16]; /* another address of the subnet: the host's own resolver */
+};
+
 /* A VM to start. Everything is borrowed for the call. */
 struct vmm_boot {
     const struct vmm_host *host;
@@ -65,7 +76,8 @@ struct vmm_boot {
     int dir_fd;       /* holds the disks already; the sockets are made by the driver */
     uint32_t vcpus;
     uint64_t memory_bytes;
-    int tap_fd; /* -1: no network device */
+    int tap_fd; /* -1: no network device, but for the next */
+    struct vmm_user_net user_net;
 };
 
 /* A process that was started or adopted. The pidfd is owned. */

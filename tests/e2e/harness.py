@@ -267,7 +267,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.ns.command(
                     ["env", *(f"{key}={value}" for key, value in self.environment.items()),
-                     HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
+                     *self.wrapper, HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

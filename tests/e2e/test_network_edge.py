@@ -243,3 +243,28 @@ def test_without_dnsmasq_guests_ask_the_configured_servers(tmp_path, rootfs):
         d.stop()
     finally:
         d.kill_all()
+
+
+def test_without_rights_guests_get_out_by_qemus_own_network(tmp_path, rootfs):
+    d = harness.Daemon(tmp_path)
+    d.wrapper = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    try:
+        d.start().import_image(rootfs)
+        d.mark()
+        network = d.api.get("/capabilities")["network"]
+        assert network["model"] == "user" and not network["available"] and network["unavailable_reason"]
+        assert d.ns.run("nft list ruleset").strip() == ""
+        d.ns.listen(7000, lambda c: c.sendall(b"the host hears\n"))
+        d.ns.run("ip addr add 198.51.100.1/32 dev lo")
+        row = d.api.create("nc 198.51.100.1 7000 > /dev/console; sleep 1000", name="out")
+        assert row["network"] == {"enabled": True, "name": "default", "ip": None, "mac": None}
+        d.api.logs(row["id"], follow=True, until=lambda l: "the host hears" in str(l))
+        d.api.post("/instances/out/standby")
+        d.api.post("/instances/out/restore")
+        assert d.api.get("/instances/out")["state"] == "Running"
+        refusal = d.api.fails(501, "not_implemented", "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": PORTS})
+        assert "published" in refusal["message"]
+        d.assert_nothing_left()
+        d.stop()
+    finally:
+        d.kill_all()

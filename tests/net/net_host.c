@@ -9,6 +9,7 @@
  *                          offloads if it is plain. "ok TAP ADDRESS"
  *   publish TAP tcp|udp IP PORT GUESTPORT
  *                          a port of the host leads to this guest; IP 0.0.0.0 is all of the host's
+ *   stats TAP              "ok TO_GUEST FROM_GUEST" bytes of its present VMM
  *   end TAP                the guest's VMM ends; its slot goes back
  *   rate TAP DOWN UP       bytes per second; 0 lifts
  *   sweep                  of what limited TAPs that are gone
@@ -204,6 +205,29 @@ static void publish(const char *tap, char *rest)
     (void)fflush(stdout);
 }
 
+/* By the dump of all; that of one has to say the same. */
+static void tell_stats(const char *tap)
+{
+    struct guest *g = guests;
+    struct tap_stats *all = NULL;
+    struct tap_stats one = {0};
+    size_t n = 0;
+    struct err e = {0};
+
+    while (!g->slot || strcmp(g->slot->tap, tap) != 0)
+        g++;
+    if (stats_all(&all, &n, &e) < 0 || stats_of(g->slot->ifindex, &one, &e) < 0)
+        printf("error %s\n", e.msg);
+    for (size_t i = 0; e.code == ERR_NONE && i < n; i++) {
+        if (all[i].ifindex == g->slot->ifindex && all[i].to_guest <= one.to_guest)
+            printf("ok %llu %llu\n",
+                   (unsigned long long)(one.to_guest - g->slot->before.to_guest),
+                   (unsigned long long)(one.from_guest - g->slot->before.from_guest));
+    }
+    (void)fflush(stdout);
+    free(all);
+}
+
 static int64_t now_ns(void)
 {
     struct timespec t;
@@ -300,6 +324,8 @@ static void obey(char *line)
         limit(first, rest);
     } else if (strcmp(verb, "publish") == 0) {
         publish(first, rest);
+    } else if (strcmp(verb, "stats") == 0) {
+        tell_stats(first);
     } else if (strcmp(verb, "sweep") == 0) {
         struct err e = {0};
 
