@@ -191,6 +191,8 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         memcpy(s->tap, found->name, sizeof(s->tap));
         s->ifindex = found->ifindex;
         s->bound = address;
+        (void)stats_of(s->ifindex, &s->before, &e); /* what was counted for whom, nobody knows */
+        err_clear(&e);
         s->is_limited = true; /* by an earlier daemon, perhaps */
         s->fd = tap_of_process(pidfd, pid, s->tap, &e);
         if (s->fd < 0)

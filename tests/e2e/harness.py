@@ -258,6 +258,7 @@ class Daemon:
         self.environment = environment  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
+        self.wrapper = []  # words in front of its command
         self.ns = netns.Ns()
 
     # --- its life ---
