@@ -1,7 +1,7 @@
 # The front door. Everything real is in meson.build; each target sets up what it needs.
 BUILD ?= build
 
-.PHONY: all build demo test test-faults bench lint install clean
+.PHONY: all build demo test test-faults gigabyte bench lint install clean
 all: build
 
 $(BUILD)/build.ninja:
@@ -17,6 +17,11 @@ demo: build
 test:
 	tools/deps --test
 	tools/test
+
+# What takes minutes where guests are translated: files of 1 GiB, there and back.
+gigabyte: build
+	HYPEMAN_COPY_MB=1024 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_cp.py -k large
+	HYPEMAN_COPY_MB=1024 HYPEMAN_BUILD=$(BUILD) tests/sdk/run
 
 # A daemon killed, a disk full, a VMM killed at every step of standby, restore and fork; about a quarter of an hour.
 test-faults: build

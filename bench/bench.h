@@ -37,8 +37,13 @@ struct bench_row {
 
 struct bench {
     const char *name;
-    const char *binary;     /* of the hypeman under test */
-    int iterations;         /* 0: the benchmark's own choice */
+    const char *binary; /* of the hypeman under test */
+    int iterations;     /* 0: the benchmark's own choice, as for the next three */
+    int instances;
+    int hung;
+    int clients;
+    const char *hypervisor; /* "firecracker": the real one that HYPEMAN_TEST_FIRECRACKER names, else
+                               its double; NULL: the daemon's choice */
     const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
@@ -72,6 +77,24 @@ void bench_image(struct bench *b);
 char *bench_vm(struct bench *b);
 void delete_vm(struct bench *b, const char *name);
 
+/* --- doubles.c --- */
+
+/* Before the daemon starts: it runs VMMs that are doubles (tests/doubles). */
+void doubles_set_up(struct bench *b);
+void doubles_run(struct bench *b, int from, int to); /* vm-0, vm-1, ...; until they are Running */
+void doubles_each(const struct bench *b, void (*fn)(void *arg, pid_t pid), void *arg);
+void doubles_signal(const struct bench *b, int number);
+
+/* --- stream.c: a connection of its own to the daemon, for what api() cannot --- */
+int stream_connect(const struct bench *b);
+void stream_send(int fd, const char *data, size_t len);
+size_t stream_receive(int fd, char *to, size_t room); /* at least one byte */
+
+/* Records as real stopped instances leave them: instance-0, ... Starts the daemon anew. */
+void records_add(struct bench *b, int from, int to);
+
+double samples_percentile(struct samples *s, double p); /* sorts them */
+
 /*
  * Where the time of operations went, by GET /debug/traces: milliseconds by span. A
  * span that comes twice in an operation counts as their sum.
@@ -92,6 +115,19 @@ double phases_vmm(const struct phases *p);
 void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
 
+/* The process that lives in the instance's directory. */
+pid_t vmm_pid(const struct bench *b, const char *id);
+
+/*
+ * One line on standard error for a fork that was just made: its spans, and what its VMM
+ * had to fetch from the disk so far.
+ */
+void breakdown_print(const struct bench *b, const struct phases *p, int i, const char *id,
+                     double total_ms);
+
+/* Firecracker alone, from its spawn to a socket that takes a connection. */
+double bare_start_ms(struct bench *b);
+
 double rollup_kib(pid_t pid, const char *field); /* of /proc/PID/smaps_rollup */
 
 double now_us(void);
@@ -104,4 +140,10 @@ void bench_footprint(struct bench *b);
 void bench_standby(struct bench *b);
 void bench_restore(struct bench *b);
 void bench_fork(struct bench *b);
+void bench_exec(struct bench *b);
+void bench_cp(struct bench *b);
+void bench_guest(struct bench *b);
 void bench_network(struct bench *b);
+void bench_list(struct bench *b);
+void bench_exit(struct bench *b);
+void bench_slope(struct bench *b);

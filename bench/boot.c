@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bare.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -20,18 +20,10 @@
 #include "base/mem.h"
 #include "bench.h"
 #include "vm/overlay.h"
-#include "vmm/host.h"
-#include "vmm/qemu.h"
 #include "vmm/sock.h"
 #include "wire/frame.h"
 
-enum { MEMORY = 256 << 20, ITERATIONS = 20 };
-
-struct bare {
-    int dir_fd;
-    struct vmm_host host;
-    struct vmm_process vm;
-};
+enum { ITERATIONS = 20 };
 
 static const char create[] = "{\"name\":\"bench\",\"image\":\"bench\",\"size\":\"256MB\",\"vcpus\":"
                              "1,\"overlay_size\":\"1GB\"}";
@@ -46,85 +38,6 @@ static void ours_once(struct bench *b, struct samples *total, struct samples *re
     if (!strstr(api(b, "GET /instances/bench/wait?state=Running", NULL, 200), "Running"))
         give_up("the instance did not come up");
     samples_add(total, (now_us() - began) / 1000);
-}
-
-/* Keeps the disks of the first instance: the bare VM runs on the very same. */
-static void keep_disks(struct bench *b, struct bare *bare)
-{
-    static const char *const disks[] = {VMM_IMAGE, VMM_OVERLAY, VMM_CONFIG_DISK};
-    struct err e = {0};
-    json_t *row = json_loads(api(b, "GET /instances/bench", NULL, 200), 0, NULL);
-    auto_free char *path =
-        mem_printf("%s/data/instances/%s", b->root, json_string_value(json_object_get(row, "id")));
-    auto_close int from_fd = dir_open(AT_FDCWD, path, &e);
-
-    must(from_fd, &e);
-    must(dir_ensure(b->root_fd, "bare", 0700, &e), &e);
-    bare->dir_fd = dir_open(b->root_fd, "bare", &e);
-    for (size_t i = 0; i < sizeof(disks) / sizeof(disks[0]); i++) {
-        auto_close int fd = openat(from_fd, disks[i], O_RDONLY | O_CLOEXEC);
-
-        must(fd < 0 ? -1 : sparse_copy(fd, bare->dir_fd, disks[i], 0600, &e), &e);
-    }
-    json_decref(row);
-}
-
-/* The guest of the build that is measured. */
-static void probe(struct bench *b, struct bare *bare)
-{
-    struct op op = {clock_ms() + 20000, -1};
-    struct err e = {0};
-    auto_free char *build = mem_strdup(b->binary);
-    char *end = strrchr(build, '/');
-    auto_free char *kernel = NULL;
-    auto_free char *initramfs = NULL;
-    struct vmm_host_settings settings = {.accel = ACCEL_AUTO};
-
-    if (end)
-        *end = '\0';
-    kernel = mem_printf("%s/guest/vmlinux", build);
-    initramfs = mem_printf("%s/guest/initramfs.cpio", build);
-    settings.kernel = kernel;
-    settings.initramfs = initramfs;
-    must(vmm_host_probe(&op, &settings, &bare->host, &e), &e);
-}
-
-static int memory_fd(void)
-{
-    int fd = memfd_create("bench", MFD_CLOEXEC);
-
-    if (fd < 0 || ftruncate(fd, MEMORY) < 0)
-        give_up("no memory for the guest");
-    return fd;
-}
-
-static void spawn_bare(struct bare *bare)
-{
-    auto_argv struct argv argv = {0};
-    struct proc_spec spec = PROC_SPEC(&argv);
-    struct err e = {0};
-    struct vmm_boot boot = {.host = &bare->host,
-                            .name = "bare",
-                            .dir_fd = bare->dir_fd,
-                            .vcpus = 1,
-                            .memory_bytes = MEMORY,
-                            .tap_fd = -1};
-    int fds[4];
-
-    must(vmm_clear_sockets(bare->dir_fd, &e), &e);
-    fds[0] = sock_listen(bare->dir_fd, VMM_API_SOCKET, &e);
-    fds[1] = sock_listen(bare->dir_fd, VMM_EVENTS_SOCKET, &e);
-    fds[2] = sock_listen(bare->dir_fd, VMM_AGENT_SOCKET, &e);
-    fds[3] = memory_fd();
-    must(e.code ? -1 : 0, &e);
-    qemu_argv(&argv, &qemu_machine_microvm, &boot, QEMU_BOOT);
-    spec.pass_fds = fds;
-    spec.n_pass_fds = 4;
-    spec.cwd_fd = bare->dir_fd;
-    bare->vm.pidfd = proc_spawn(&spec, &bare->vm.id, &e);
-    for (int i = 0; i < 4; i++)
-        close(fds[i]);
-    must(bare->vm.pidfd, &e);
 }
 
 /* Greets the agent and waits for its word that the workload runs. */
@@ -177,15 +90,12 @@ static void renew_overlay(const struct bench *b, const struct bare *bare)
 
 static void bare_once(struct bare *bare, struct samples *total)
 {
-    struct op op = {clock_ms() + 10000, -1};
-    struct err e = {0};
     double began = now_us();
 
-    spawn_bare(bare);
+    bare_start(bare);
     await_started(bare);
     samples_add(total, (now_us() - began) / 1000);
-    must(proc_kill(&op, bare->vm.pidfd, &e), &e);
-    close(take_fd(&bare->vm.pidfd));
+    bare_end(bare);
 }
 
 void bench_boot(struct bench *b)
@@ -198,11 +108,11 @@ void bench_boot(struct bench *b)
     struct bare bare = {.dir_fd = -1};
 
     bench_image(b);
-    probe(b, &bare);
+    bare_prepare(b, &bare, NULL);
     for (int i = 0; i < n + 1; i++) {
         ours_once(b, &ours, &request);
         if (i == 0)
-            keep_disks(b, &bare);
+            bare_keep_disks(b, &bare);
         (void)api(b, "DELETE /instances/bench?graceful_shutdown=false", NULL, 204);
         renew_overlay(b, &bare);
         bare_once(&bare, &theirs);

@@ -16,9 +16,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "bench.h"
-#include "store/store.h"
-#include "vm/spec.h"
-#include "vm/state.h"
 
 enum { FEW = 1000, MANY = 10000, RUNNING = 8, QUIET_MS = 10000 };
 
@@ -63,58 +60,9 @@ static double wakeups_per_second(const struct bench *b)
     return (wakeups(b) - before) * 1000 / QUIET_MS;
 }
 
-/* Records as a real stopped instance leaves them, with a few tags and some environment. */
-static void add_records(struct bench *b, int from, int to)
-{
-    struct err e = {0};
-    auto_close int data_fd = openat(b->root_fd, "data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct store *store = store_open(data_fd, &e);
-    struct store_change *change = store_change_new();
-
-    must(store ? 0 : -1, &e);
-    for (int i = from; i < to; i++) {
-        struct spec *spec = spec_new();
-        struct vm_run run = {.state = VM_STOPPED, .incarnation = 3};
-        struct buf spec_text = BUF(65536);
-        struct buf state_text = BUF(65536);
-        char id[ID_SIZE];
-        struct instance_record record = {.id = id};
-
-        id_new(id);
-        (void)snprintf(spec->name, sizeof(spec->name), "instance-%d", i);
-        record.name = spec->name;
-        spec->image = mem_strdup("docker.io/library/bench:latest");
-        spec->image_digest =
-            mem_strdup("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
-        spec->hypervisor = mem_strdup("qemu-microvm");
-        spec->env = mem_strdup("{\"PATH\":\"/usr/local/bin:/usr/bin:/bin\",\"LANG\":\"C.UTF-8\"}");
-        spec->image_config =
-            mem_strdup("{\"entrypoint\":[],\"cmd\":[\"/bin/"
-                       "sleep\",\"100000\"],\"env\":[],\"working_dir\":null,\"user\":null}");
-        spec->vcpus = 2;
-        spec->memory_bytes = 1ULL << 30;
-        spec->overlay_bytes = 10ULL << 30;
-        spec->created_us = run.since_us = run.stopped_us = wall_us();
-        vm_run_set_exit(&run, 143, "killed by signal 15 (Terminated)");
-        spec_write(&spec_text, spec);
-        vm_run_write(&state_text, &run);
-        record.spec = buf_str(&spec_text);
-        record.state = buf_str(&state_text);
-        instances_put(change, &record);
-        buf_free(&spec_text);
-        buf_free(&state_text);
-        vm_run_free(&run);
-        spec_unref(spec);
-    }
-    must(store_commit(store, change, &e), &e);
-    store_close(store);
-}
-
 static double dirty_with_records(struct bench *b, int from, int to)
 {
-    daemon_stop(b);
-    add_records(b, from, to);
-    daemon_start(b);
+    records_add(b, from, to);
     return dirty_kib(b);
 }
 

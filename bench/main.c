@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "base/parse.h"
 #include "bench.h"
 
@@ -22,13 +23,22 @@ static const struct {
     const char *name;
     const char *what;
     void (*run)(struct bench *b);
+    bool on_doubles;
 } benches[] = {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"footprint", "memory of the daemon, per instance, and wake-ups when idle", bench_footprint},
     {"standby", "Running to Standby, beside the bare stream of the same guest", bench_standby},
     {"restore", "Standby to Running, and what of it is ours", bench_restore},
     {"fork", "forks of a sleeping VM: one, sixteen at once, and their memory", bench_fork},
+    {"exec",
+     "a command in a guest, and one byte there and back, beside the bare transport",
+     bench_exec},
+    {"cp", "files into and out of a guest, beside the bare transport", bench_cp},
+    {"guest", "what our half of a guest weighs", bench_guest},
     {"network", "slots, the mapping beside a bare TAP, a fork to its first answer", bench_network},
+    {"list", "lists of N instances, M of them hung, to C clients", bench_list, true},
+    {"exit", "the end of a VMM's process to where it is seen", bench_exit, true},
+    {"slope", "create and get beside 10, 1,000 and 10,000 instances", bench_slope, true},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
@@ -122,8 +132,10 @@ static void print_table(const struct bench *b)
 
 static void usage(void)
 {
-    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--filesystem ext4|xfs]"
-                " [--hypeman BINARY]\n",
+    (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
+                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n"
+                "       [--hypervisor NAME] [--readiness inotify|poll1|poll50|pool]"
+                " [--resume load|explicit]\n",
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
@@ -142,7 +154,7 @@ static void step_aside(void)
         give_up("bring lo up: %m");
 }
 
-static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
+static void run(struct bench *b, size_t which, bool as_json)
 {
     struct err e = {0};
     json_t *caps;
@@ -153,11 +165,13 @@ static void run(struct bench *b, void (*fn)(struct bench *b), bool as_json)
     b->root_fd = dir_open(AT_FDCWD, b->root, &e);
     must(b->root_fd, &e);
     step_aside();
+    if (benches[which].on_doubles)
+        doubles_set_up(b);
     if (b->filesystem)
         data_mount(b);
     daemon_start(b);
     caps = json_loads(api(b, "GET /capabilities", NULL, 200), 0, NULL);
-    fn(b);
+    benches[which].run(b);
     daemon_stop(b);
     data_unmount(b);
     must(tree_remove(AT_FDCWD, b->root, &e), &e);
@@ -181,6 +195,66 @@ static void beside_us(char *out, size_t size)
         (void)snprintf(slash + 1, size - (size_t)(slash + 1 - out), "hypeman");
 }
 
+/* "--iters 5" and its like; value may be NULL, behind the last word. */
+static bool take_number(struct bench *b, const char *flag, const char *value)
+{
+    const struct {
+        const char *flag;
+        int *to;
+    } flags[] = {{"--iters", &b->iterations},
+                 {"--instances", &b->instances},
+                 {"--hung", &b->hung},
+                 {"--clients", &b->clients}};
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
+        if (strcmp(flag, flags[i].flag) == 0 && value && parse_u64(value, 1, 100000, &n)) {
+            *flags[i].to = (int)n;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Upstream polled every 50 ms, then every one. There is no pool of waiting VMMs yet. */
+static void use_readiness(const char *how)
+{
+    if (strcmp(how, "pool") == 0)
+        give_up("this version has no pool of VMMs that wait");
+    setenv("HYPERVISOR__SOCKET_READINESS", how, 1);
+}
+
+/* The daemon inherits our environment. */
+static void use_hypervisor(const struct bench *b)
+{
+    static const struct {
+        const char *name, *real, *setting;
+    } doubled[] = {
+        {"firecracker", "HYPEMAN_TEST_FIRECRACKER", "HYPERVISOR__FIRECRACKER_BINARY_PATH"},
+        {"cloud-hypervisor",
+         "HYPEMAN_TEST_CLOUD_HYPERVISOR",
+         "HYPERVISOR__CLOUD_HYPERVISOR_BINARY_PATH"},
+    };
+    const char *slash = strrchr(b->binary, '/');
+
+    if (!b->hypervisor)
+        return;
+    setenv("HYPERVISOR__DEFAULT", b->hypervisor, 1);
+    for (size_t i = 0; i < sizeof(doubled) / sizeof(doubled[0]); i++) {
+        const char *real = getenv(doubled[i].real);
+        auto_free char *path = mem_printf("%.*s/tests/doubles/%s",
+                                          (int)(slash ? slash - b->binary : 0),
+                                          b->binary,
+                                          doubled[i].name);
+
+        if (strcmp(b->hypervisor, doubled[i].name) != 0)
+            continue;
+        setenv(doubled[i].setting, real ? real : path, 1);
+        setenv("HYPERVISOR__ACCELERATION", "kvm", 1);
+        (void)fprintf(stderr, "on %s\n", real ? real : "its double, which answers at once");
+    }
+}
+
 static bool is_filesystem(const char *text)
 {
     return strcmp(text, "ext4") == 0 || strcmp(text, "xfs") == 0;
@@ -190,8 +264,8 @@ int main(int argc, char **argv)
 {
     char binary[4096];
     struct bench b = {.root_fd = -1, .daemon = {.pidfd = -1}, .binary = binary};
+    const char *iters = getenv("HYPEMAN_FORK_PHASE_BREAKDOWN_PERF_ITERS"); /* upstream's name */
     bool as_json = false;
-    uint64_t n = 0;
 
     if (argc == 2 && strcmp(argv[1], "list") == 0) {
         for (size_t i = 0; i < N_BENCHES; i++)
@@ -206,13 +280,19 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             as_json = true;
-        } else if (strcmp(argv[i], "--iters") == 0 && i + 1 < argc &&
-                   parse_u64(argv[i + 1], 1, 100000, &n)) {
-            b.iterations = (int)n;
+        } else if (take_number(&b, argv[i], argv[i + 1])) {
             i++;
         } else if (strcmp(argv[i], "--filesystem") == 0 && i + 1 < argc &&
                    is_filesystem(argv[i + 1])) {
             b.filesystem = argv[++i];
+        } else if (strcmp(argv[i], "--hypervisor") == 0 && i + 1 < argc) {
+            b.hypervisor = argv[++i];
+        } else if (strcmp(argv[i], "--readiness") == 0 && i + 1 < argc) {
+            use_readiness(argv[++i]);
+        } else if (strcmp(argv[i], "--resume") == 0 && i + 1 < argc) {
+            setenv("HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD",
+                   strcmp(argv[++i], "explicit") == 0 ? "0" : "1",
+                   1);
         } else if (strcmp(argv[i], "--hypeman") == 0 && i + 1 < argc) {
             b.binary = argv[++i];
         } else {
@@ -220,10 +300,13 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    if (b.iterations == 0 && iters)
+        (void)take_number(&b, "--iters", iters);
+    use_hypervisor(&b);
     for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;
-            run(&b, benches[i].run, as_json);
+            run(&b, i, as_json);
             return 0;
         }
     }

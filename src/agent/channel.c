@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "agent/sys.h"
@@ -15,7 +16,11 @@
 #define PORT_NAME "org.hypeman.agent.0"
 #define PORTS "/sys/class/virtio-ports"
 
-enum { PORT_WAIT_MS = 2000, OUT_MAX = 256 * 1024 };
+enum {
+    PORT_WAIT_MS = 2000,
+    OUT_MAX = 8 * 1024 * 1024, /* never reached: streams stop at the next one */
+    OUT_FULL = 128 * 1024,
+};
 
 static bool is_our_port(const char *entry)
 {
@@ -58,28 +63,101 @@ static bool has_console_device(void)
     return found;
 }
 
-void channel_open(struct channel *c)
-{
-    int64_t until = clock_ms() + PORT_WAIT_MS;
-
-    *c = (struct channel){.fd = -1, .out = BUF(OUT_MAX)};
-    frame_reader_init(&c->in);
-    if (!has_console_device())
-        return;
-    while ((c->fd = try_open()) < 0 && clock_ms() < until)
-        pause_ms(1);
-    if (c->fd < 0)
-        say("there is no agent port " PORT_NAME);
-    else
-        c->is_up = true; /* the first read tells */
-}
-
 static void disconnected(struct channel *c)
 {
     c->is_up = false;
     c->is_ours = false;
     frame_reader_reset(&c->in);
-    buf_reset(&c->out);
+    buf_free(&c->out);
+    if (c->listener.fd >= 0)
+        source_close(c->poller, &c->port);
+}
+
+static void port_ready(struct source *s, uint32_t events)
+{
+    struct channel *c = container_of(s, struct channel, port);
+
+    (void)events;
+    c->ready(c);
+}
+
+static void use(struct channel *c, int fd)
+{
+    c->port.fd = fd;
+    c->is_up = fd >= 0; /* the first read tells */
+    source_want(c->poller, &c->port, EPOLLIN | EPOLLOUT | EPOLLET);
+}
+
+/* The host has one connection; a newer one means that the last one is over. */
+static void accept_host(struct source *s, uint32_t events)
+{
+    struct channel *c = container_of(s, struct channel, listener);
+    int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    (void)events;
+    if (fd < 0)
+        return;
+    disconnected(c);
+    use(c, fd);
+    c->ready(c);
+}
+
+/* <linux/vm_sockets.h>, which musl's headers do not have. */
+struct vsock_address {
+    sa_family_t family;
+    uint16_t reserved;
+    uint32_t port;
+    uint32_t cid;
+    unsigned char zero[4];
+};
+
+static int listen_vsock(void)
+{
+    const struct vsock_address any = {
+        .family = AF_VSOCK, .port = WIRE_VSOCK_PORT, .cid = UINT32_MAX /* any */};
+    auto_close int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&any, sizeof(any)) < 0 || listen(fd, 4) < 0)
+        return -1;
+    return take_fd(&fd);
+}
+
+int channel_wait_for_port(void)
+{
+    int64_t until = clock_ms() + PORT_WAIT_MS;
+    int fd;
+
+    while ((fd = try_open()) < 0 && clock_ms() < until)
+        pause_ms(1);
+    if (fd < 0)
+        say("there is no agent port " PORT_NAME);
+    return fd;
+}
+
+void channel_use(struct channel *c, struct poller *p, int fd, void (*ready)(struct channel *c))
+{
+    *c = (struct channel){.poller = p, .out = BUF(OUT_MAX), .ready = ready};
+    frame_reader_init(&c->in);
+    c->in.keeps_memory = true;
+    source_init(&c->port, -1, port_ready);
+    source_init(&c->listener, -1, accept_host);
+    use(c, fd);
+}
+
+void channel_open(struct channel *c, struct poller *p, void (*ready)(struct channel *c))
+{
+    channel_use(c, p, has_console_device() ? channel_wait_for_port() : -1, ready);
+    if (c->port.fd >= 0)
+        return;
+    c->listener.fd = listen_vsock();
+    source_want(p, &c->listener, EPOLLIN);
+}
+
+void channel_close(struct channel *c)
+{
+    disconnected(c);
+    source_close(c->poller, &c->port);
+    source_close(c->poller, &c->listener);
 }
 
 /* Reads once; false when there is nothing. */
@@ -87,15 +165,15 @@ static bool fill(struct channel *c)
 {
     size_t room;
     void *at = frame_reader_space(&c->in, &room);
-    ssize_t n = read(c->fd, at, room);
+    ssize_t n = read(c->port.fd, at, room);
 
     if (n > 0) {
         c->is_up = true;
         frame_reader_filled(&c->in, (size_t)n);
         return true;
     }
-    if (n == 0)
-        disconnected(c); /* that is how the port says that no host is there */
+    if (n == 0 || (errno != EAGAIN && errno != EINTR))
+        disconnected(c); /* a read of 0 is how the port says that no host is there */
     else
         c->is_up = true;
     return false;
@@ -103,10 +181,8 @@ static bool fill(struct channel *c)
 
 int channel_next(struct channel *c, struct frame *out)
 {
-    if (c->fd < 0)
-        return 0;
     channel_flush(c);
-    for (;;) {
+    while (c->port.fd >= 0) {
         struct err e = {0};
         int rc = frame_next(&c->in, out, &e);
 
@@ -117,6 +193,7 @@ int channel_next(struct channel *c, struct frame *out)
         else if (!fill(c))
             return 0;
     }
+    return 0;
 }
 
 void channel_hello(struct channel *c, const char *nonce)
@@ -127,21 +204,26 @@ void channel_hello(struct channel *c, const char *nonce)
     channel_flush(c);
 }
 
-void channel_put(struct channel *c, uint8_t type, const struct buf *json)
+void channel_put(struct channel *c, uint8_t type, uint32_t stream, const struct buf *json)
 {
     if (!c->is_ours)
         return;
-    frame_put(&c->out, type, 0, json->data, json->len);
+    frame_put(&c->out, type, stream, json->data, json->len);
     channel_flush(c);
 }
 
 void channel_flush(struct channel *c)
 {
     while (c->is_up && c->out.len > 0) {
-        ssize_t n = write(c->fd, c->out.data, c->out.len);
+        ssize_t n = write(c->port.fd, c->out.data, c->out.len);
 
         if (n <= 0)
             return;
         buf_consume(&c->out, (size_t)n);
     }
+}
+
+bool channel_is_full(const struct channel *c)
+{
+    return c->out.len >= OUT_FULL;
 }

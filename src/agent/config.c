@@ -6,17 +6,6 @@
 #include "agent/jread.h"
 #include "base/cleanup.h"
 
-static void read_list(struct jread *j, struct argv *to)
-{
-    jread_array(j);
-    while (jread_item(j)) {
-        auto_free char *s = jread_str(j);
-
-        if (s)
-            argv_push(to, s);
-    }
-}
-
 static void read_env(struct jread *j, struct argv *to)
 {
     jread_object(j);
@@ -45,7 +34,7 @@ static void read_network(struct jread *j, struct guest_network *n)
         else if (strcmp(key, "outer_address") == 0)
             jread_text(j, &n->outer_address);
         else if (strcmp(key, "dns") == 0)
-            read_list(j, &n->dns);
+            jread_list(j, &n->dns);
         else
             jread_skip(j);
     }
@@ -62,11 +51,13 @@ static void read_member(struct jread *j, const char *key, struct guest_config *c
     else if (strcmp(key, "user") == 0)
         jread_text(j, &c->user);
     else if (strcmp(key, "entrypoint") == 0)
-        read_list(j, &c->entrypoint);
+        jread_list(j, &c->entrypoint);
     else if (strcmp(key, "cmd") == 0)
-        read_list(j, &c->cmd);
+        jread_list(j, &c->cmd);
     else if (strcmp(key, "env") == 0)
         read_env(j, &c->env);
+    else if (strcmp(key, "skip_agent") == 0)
+        c->skip_agent = jread_bool(j);
     else if (strcmp(key, "network") == 0)
         read_network(j, &c->network);
     else

@@ -33,6 +33,7 @@ struct guest_config {
     struct argv entrypoint;
     struct argv cmd;
     struct argv env; /* "KEY=value" */
+    bool skip_agent; /* no commands, no copies: only the workload and its end */
     struct guest_network network;
 };
 

@@ -251,6 +251,17 @@ void jread_skip(struct jread *j)
         skip_scalar(j, c);
 }
 
+void jread_list(struct jread *j, struct argv *to)
+{
+    jread_array(j);
+    while (jread_item(j)) {
+        auto_free char *s = jread_str(j);
+
+        if (s)
+            argv_push(to, s);
+    }
+}
+
 bool jread_done(struct jread *j)
 {
     blanks(j);

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/argv.h"
+
 enum { JREAD_DEPTH = 16 };
 
 struct jread {
@@ -38,6 +40,7 @@ char *jread_str(struct jread *j);              /* the caller frees; NULL when it
 void jread_text(struct jread *j, char **slot); /* the same into a place that may hold one already */
 int64_t jread_int(struct jread *j);
 bool jread_bool(struct jread *j);
+void jread_list(struct jread *j, struct argv *to); /* an array of texts */
 void jread_skip(struct jread *j);
 
 bool jread_done(struct jread *j); /* all of the text was read and was good */

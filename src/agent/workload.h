@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "agent/config.h"
@@ -16,11 +16,11 @@ struct workload {
     int cgroup_fd; /* its cgroup's directory; -1 without one */
 };
 
-/* As a shell reports what could not be run. */
-enum { CODE_NOT_EXECUTABLE = 126, CODE_NOT_FOUND = 127, CODE_NO_GUEST = 255 };
-
-/* Returns when the program runs, or -1 with *code_out as one of the codes above. */
+/* Returns when the program runs, or -1 with *code_out as a shell's code (agent/launch.h). */
 int workload_start(struct workload *w, const struct guest_config *c, int *code_out, struct err *e);
+
+/* How often the kernel killed something in the cgroup for want of memory. */
+uint64_t workload_oom_kills(int cgroup_fd);
 
 /* Fills in how it ended, from its wait status. */
 void workload_ended(const struct workload *w, int status, struct exit_record *r);

@@ -14,11 +14,13 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #include <jansson.h>
 
+#include "api/list.h"
 #include "api/token.h"
 #include "base/buf.h"
 #include "base/err.h"
@@ -31,17 +33,20 @@ struct api_limits {
     uint64_t max_memory_bytes; /* of one instance, base and hotplug together */
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
+    int64_t exec_grace_ms; /* SIGTERM to SIGKILL, for a command whose client has left */
     int64_t delete_grace_ms;
 };
 
 struct api {
     struct vm_world *world;
+    const char *default_reason; /* why it is the next */
     const struct vmm_driver *default_driver; /* NULL: this host can run none */
     const char *version;                     /* of this build */
     const char *secret;                      /* of the tokens' signatures */
     uid_t own_uid;
     gid_t admin_gid; /* members have full rights on the unix socket; -1: no such group */
     struct api_limits limits;
+    struct lists lists;
 };
 
 enum { MAX_PATH_PARAMS = 2 };
@@ -52,6 +57,7 @@ struct call {
     char *params[MAX_PATH_PARAMS]; /* decoded */
     json_t *body;                  /* an object, or NULL when there was none */
     struct instance *row;          /* of an instance's route: good for this turn of the loop only */
+    atomic_bool is_abandoned;      /* the client went away; see call_watch() */
 };
 
 struct route {
@@ -65,6 +71,10 @@ struct route {
 extern const struct route api_routes[];
 extern const size_t n_api_routes;
 
+/* Before the first request; once the last is answered. */
+void api_init(struct api *api);
+void api_fini(struct api *api);
+
 /* What the HTTP server is given; ctx is the struct api. */
 void api_handle(void *ctx, struct http_request *req);
 size_t api_body_limit(void *ctx, const char *method, const char *path);
@@ -76,6 +86,9 @@ void call_fail(struct call *c, const struct err *e);
 void call_fail_with(struct call *c, enum err_code code, const char *slug, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* From now on is_abandoned tells when the client goes away. The call must still be answered. */
+void call_watch(struct call *c);
+
 /* For a call whose request became a stream: frees the rest. */
 void call_done(struct call *c);
 
@@ -84,9 +97,6 @@ int api_authorize(const struct api *api, const struct http_request *req, uint32_
                   struct err *e);
 
 /* --- shapes --- */
-struct jout;
-void instance_view(struct jout *j, const char *key, const struct instance *row);
-
 /* What a POST /instances asks for; NULL and e. */
 struct spec *spec_decode(const struct api *api, const json_t *body, struct err *e);
 

@@ -4,104 +4,19 @@
 
 #include "api/handlers.h"
 #include "api/member.h"
-#include "base/json.h"
+#include "api/view.h"
 #include "base/mem.h"
 #include "vm/verbs.h"
 
-enum { VIEW_MAX = 4 << 20, LIST_MAX = 256 << 20 };
+enum { VIEW_MAX = 8 << 20 };
 
-static void reply_instance(struct call *c, int status, const struct instance *row)
-{
-    struct buf json = BUF(VIEW_MAX);
-    struct jout j = JOUT(&json);
-
-    instance_view(&j, NULL, row);
-    call_reply(c, status, &json);
-}
-
-/* --- list and get --- */
-
-struct filter {
-    bool by_state;
-    enum vm_state state;
-    struct tag tags[50];
-    size_t n_tags;
-    struct err err;
-};
-
-/* "tags[key]=value", any number of them; all must hold. */
-static void take_query(void *arg, const char *key, const char *value)
-{
-    struct filter *f = arg;
-    size_t n = strlen(key);
-
-    if (strcmp(key, "state") == 0 && *value) {
-        f->by_state = true;
-        if (!vm_state_parse(value, &f->state) && f->err.code == ERR_NONE)
-            err_set(&f->err, ERR_INVALID, "state \"%.40s\" is not one", value);
-    }
-    if (n < 7 || strncmp(key, "tags[", 5) != 0 || key[n - 1] != ']')
-        return;
-    if (f->n_tags == sizeof(f->tags) / sizeof(f->tags[0])) {
-        if (f->err.code == ERR_NONE)
-            err_set(&f->err, ERR_INVALID, "more than 50 tags to filter by");
-        return;
-    }
-    f->tags[f->n_tags].key = mem_strdup(key + 5);
-    f->tags[f->n_tags].key[n - 6] = '\0';
-    f->tags[f->n_tags].value = mem_strdup(value);
-    f->n_tags++;
-}
-
-static bool passes(const struct filter *f, const struct instance *row)
-{
-    if (!row->published || (f->by_state && row->run.state != f->state))
-        return false;
-    for (size_t i = 0; i < f->n_tags; i++) {
-        if (!spec_has_tag(row->spec, f->tags[i].key, f->tags[i].value))
-            return false;
-    }
-    return true;
-}
-
-void api_instances_list(struct call *c)
+static void reply_instance(struct call *c, int status, const char *id)
 {
     const struct instance_table *t = &c->api->world->table;
-    struct buf json = BUF(LIST_MAX);
-    struct jout j = JOUT(&json);
-    struct filter f = {0};
+    struct buf json = BUF(VIEW_MAX);
 
-    http_each_query(c->http, take_query, &f);
-    if (f.err.code == ERR_NONE) {
-        jout_open(&j, NULL, '[');
-        for (const struct list *l = t->order.next; l != &t->order; l = l->next) {
-            const struct instance *row =
-                container_of((struct list *)(uintptr_t)l, struct instance, order);
-
-            if (passes(&f, row))
-                instance_view(&j, NULL, row);
-        }
-        jout_close(&j, ']');
-    }
-    for (size_t i = 0; i < f.n_tags; i++) {
-        free(f.tags[i].key);
-        free(f.tags[i].value);
-    }
-    if (f.err.code != ERR_NONE) {
-        err_slug(&f.err, "Bad Request");
-        buf_free(&json);
-        call_fail(c, &f.err);
-    } else if (!buf_ok(&json)) {
-        buf_free(&json);
-        call_fail_with(c, ERR_INTERNAL, NULL, "the list passes %d MB; filter it", LIST_MAX >> 20);
-    } else {
-        call_reply(c, 200, &json);
-    }
-}
-
-void api_instances_get(struct call *c)
-{
-    reply_instance(c, 200, c->row);
+    instance_view(&json, t, table_by_id(t, id));
+    call_reply(c, status, &json);
 }
 
 /* --- operations --- */
@@ -114,7 +29,7 @@ static void answer(struct vm_op *op, const struct instance *row, int status)
     if (vm_op_error(op)->code != ERR_NONE)
         call_fail(c, vm_op_error(op));
     else if (row)
-        reply_instance(c, status, row);
+        reply_instance(c, status, row->id);
     else
         call_fail_with(c, ERR_NOT_FOUND, NULL, "the instance was deleted meanwhile");
 }
@@ -216,14 +131,20 @@ void api_instances_standby(struct call *c)
 
 void api_instances_restore(struct call *c)
 {
-    vm_op_begin(c->api->world, c->row, vm_op_new(&verb_restore, answer_ok, c));
+    struct vm_op *op = vm_op_new(&verb_restore, answer_ok, c);
+
+    call_watch(c);
+    op->abandoned = &c->is_abandoned;
+    vm_op_begin(c->api->world, c->row, op);
 }
 
 static int decode_fork(const struct call *c, struct fork_request *out, struct err *e)
 {
     const char *target;
+    bool waits; /* for a network that is always there */
 
-    if (json_text_member(c->body, "name", &out->name, e) < 0 ||
+    if (json_bool_member(c->body, "wait_for_network", false, &waits, e) < 0 ||
+        json_text_member(c->body, "name", &out->name, e) < 0 ||
         json_text_member(c->body, "target_state", &target, e) < 0 ||
         json_bool_member(c->body, "from_running", false, &out->from_running, e) < 0)
         return -1;
@@ -242,10 +163,13 @@ void api_instances_fork(struct call *c)
     struct fork_request request;
     struct err e = {0};
 
-    if (decode_fork(c, &request, &e) < 0)
+    if (decode_fork(c, &request, &e) < 0) {
         call_fail(c, &e);
-    else
-        instance_fork(c->api->world, c->row, &request, answer_created, c);
+        return;
+    }
+    call_watch(c);
+    request.abandoned = &c->is_abandoned;
+    instance_fork(c->api->world, c->row, &request, answer_created, c);
 }
 
 /* --- delete: a second one waits for the first --- */

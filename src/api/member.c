@@ -52,3 +52,17 @@ int json_bool_member(const json_t *body, const char *key, bool otherwise, bool *
     *out = v ? json_is_true(v) : otherwise;
     return 0;
 }
+
+int json_int_member(const json_t *body, const char *key, json_int_t max, json_int_t *out,
+                    struct err *e)
+{
+    const json_t *v;
+
+    if (json_member(body, key, JSON_INTEGER, &v, e) < 0)
+        return -1;
+    *out = json_integer_value(v);
+    if (*out >= 0 && *out <= max)
+        return 0;
+    err_set(e, ERR_INVALID, "%s must be from 0 to %lld", key, (long long)max);
+    return err_slug(e, "Bad Request");
+}

@@ -6,6 +6,18 @@
 #include "api/api.h"
 #include "base/json.h"
 
+static void client_gone(void *arg)
+{
+    struct call *c = arg;
+
+    atomic_store(&c->is_abandoned, true);
+}
+
+void call_watch(struct call *c)
+{
+    http_on_gone(c->http, client_gone, c);
+}
+
 void call_done(struct call *c)
 {
     for (int i = 0; i < MAX_PATH_PARAMS; i++)
@@ -16,6 +28,7 @@ void call_done(struct call *c)
 
 void call_reply(struct call *c, int status, struct buf *json)
 {
+    http_on_gone(c->http, NULL, NULL);
     http_reply(c->http, status, "application/json", json);
     call_done(c);
 }
@@ -24,6 +37,7 @@ void call_reply_empty(struct call *c, int status)
 {
     struct buf none = BUF(0);
 
+    http_on_gone(c->http, NULL, NULL);
     http_reply(c->http, status, NULL, &none);
     call_done(c);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/view.h"
 #include "base/json.h"
 #include "base/mem.h"
 
@@ -142,6 +143,16 @@ static int prepare(struct call *c, const struct route *route, struct err *e)
         return c->row ? 0 : -1;
     }
     return 0;
+}
+
+void api_init(struct api *api)
+{
+    api->world->table.show = instance_show;
+}
+
+void api_fini(struct api *api)
+{
+    lists_free(&api->lists);
 }
 
 void api_handle(void *ctx, struct http_request *req)

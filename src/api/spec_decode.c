@@ -192,7 +192,7 @@ static int decode_tags(const json_t *body, struct spec *s, struct err *e)
 /* A word of the contract that this build has no driver for, or no word of it. */
 static int refuse_hypervisor(const char *name, struct err *e)
 {
-    static const char *const known[] = {"cloud-hypervisor", "firecracker", "vz"};
+    static const char *const known[] = {"cloud-hypervisor", "vz"};
 
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcmp(name, known[i]) == 0)

@@ -54,6 +54,7 @@ static void put_runtimes(struct jout *j, const struct api *api)
     jout_open(j, "default_runtime", '{');
     jout_str(j, "name", api->default_driver ? api->default_driver->name : "none");
     jout_bool(j, "available", api->default_driver != NULL);
+    jout_str(j, "reason", api->default_reason);
     jout_close(j, '}');
     /* Sorted by name, as the contract has it; a handful, so the plainest way will do. */
     jout_open(j, "runtimes", '[');
@@ -107,7 +108,7 @@ static void put_network(struct jout *j, const struct net *net)
 void api_capabilities(struct call *c)
 {
     static const char *const platforms[] = {"linux/amd64", NULL};
-    static const char *const features[] = {"instances", "images", "logs", NULL};
+    static const char *const features[] = {"instances", "images", "exec", "logs", NULL};
     struct buf json = BUF(64 * 1024);
     struct jout j = JOUT(&json);
 

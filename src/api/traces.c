@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "api/handlers.h"
 #include "base/clock.h"
 #include "base/jout.h"
+#include "trace/export.h"
 
 enum { TRACES_MAX = 1 << 20 };
 
@@ -14,6 +18,12 @@ static void put_trace(struct jout *j, const struct trace *t)
     jout_str(j, "instance_id", t->subject);
     jout_str(j, "began_at", time_text(t->began_wall_us, text));
     jout_bool(j, "failed", t->failed);
+    if (t->n_counts > 0) {
+        jout_open(j, "attributes", '{');
+        for (int i = 0; i < t->n_counts; i++)
+            jout_int(j, t->counts[i].name, t->counts[i].value);
+        jout_close(j, '}');
+    }
     jout_open(j, "spans", '[');
     for (int i = 0; i < t->n; i++) {
         const struct span *s = &t->spans[i];
@@ -29,16 +39,35 @@ static void put_trace(struct jout *j, const struct trace *t)
     jout_close(j, '}');
 }
 
-/* The last operations, newest first: where their time went. */
+/* Where the time of the last operations and reads went, newest first. */
 void api_debug_traces(struct call *c)
 {
+    const struct vm_world *w = c->api->world;
     struct buf json = BUF(TRACES_MAX);
     struct jout j = JOUT(&json);
-    const struct trace *t;
+    size_t n_operations = 0;
+    size_t n_reads = 0;
+    const struct trace *operation;
+    const struct trace *read;
+    struct trace_export_counts counts = trace_export_counts(w->traces.exporter);
+    char number[24];
 
     jout_open(&j, NULL, '[');
-    for (size_t i = 0; (t = trace_at(&c->api->world->traces, i)) != NULL; i++)
-        put_trace(&j, t);
+    do {
+        operation = trace_at(&w->traces, n_operations);
+        read = trace_at(&w->reads, n_reads);
+        if (operation && (!read || operation->began_wall_us >= read->began_wall_us)) {
+            put_trace(&j, operation);
+            n_operations++;
+        } else if (read) {
+            put_trace(&j, read);
+            n_reads++;
+        }
+    } while (operation || read);
     jout_close(&j, ']');
+    (void)snprintf(number, sizeof(number), "%" PRIu64, counts.sent);
+    http_add_header(c->http, "x-hypeman-traces-exported", number);
+    (void)snprintf(number, sizeof(number), "%" PRIu64, counts.dropped);
+    http_add_header(c->http, "x-hypeman-traces-dropped", number);
     call_reply(c, 200, &json);
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "api/handlers.h"
+#include "api/view.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/parse.h"
@@ -21,6 +22,7 @@ struct waiting {
     struct loop *loop;
     enum vm_state target;
     enum vm_state last;
+    char why[200]; /* it is Unknown */
 };
 
 static void finish(struct waiting *w, bool timed_out)
@@ -31,7 +33,7 @@ static void finish(struct waiting *w, bool timed_out)
 
     jout_open(&j, NULL, '{');
     jout_str(&j, "state", vm_state_name(w->last));
-    jout_null(&j, "state_error");
+    jout_str(&j, "state_error", *w->why ? w->why : NULL);
     jout_bool(&j, "timed_out", timed_out);
     jout_close(&j, '}');
     http_on_gone(c->http, NULL, NULL);
@@ -51,13 +53,20 @@ static bool is_over(const struct waiting *w, const struct instance *row)
            ((s == VM_STOPPED || s == VM_STANDBY || s == VM_UNKNOWN) && !row->holder);
 }
 
+static void saw(struct waiting *w, const struct instance *row)
+{
+    w->last = row->run.state;
+    if (!instance_state_error(row, w->why, sizeof(w->why)))
+        w->why[0] = '\0';
+}
+
 static void told(struct instance_waiter *waiter, const struct instance *row)
 {
     struct waiting *w = container_of(waiter, struct waiting, waiter);
     struct call *c = w->call;
 
     if (row) {
-        w->last = row->run.state;
+        saw(w, row);
         if (is_over(w, row))
             finish(w, false);
         return;
@@ -111,7 +120,7 @@ void api_instances_wait(struct call *c)
     }
     w->call = c;
     w->loop = c->api->world->loop;
-    w->last = c->row->run.state;
+    saw(w, c->row);
     w->waiter.fn = told;
     w->timer.fn = time_is_up;
     instance_wait(c->row, &w->waiter);

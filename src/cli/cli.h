@@ -33,6 +33,8 @@ int cli_dispatch(const struct cli_verb *table, const char *parent, int argc, cha
 int cli_misuse(const struct cli_verb *verb, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+extern const struct cli_verb cli_cp;
+extern const struct cli_verb cli_exec;
 extern const struct cli_verb cli_fork;
 extern const struct cli_verb cli_image;
 extern const struct cli_verb cli_inspect;
@@ -41,9 +43,12 @@ extern const struct cli_verb cli_ps;
 extern const struct cli_verb cli_rm;
 extern const struct cli_verb cli_run;
 extern const struct cli_verb cli_start;
+extern const struct cli_verb cli_stats;
 extern const struct cli_verb cli_stop;
 extern const struct cli_verb cli_standby;
 extern const struct cli_verb cli_restore;
 extern const struct cli_verb cli_token;
+extern const struct cli_verb cli_trace;
+extern const struct cli_verb cli_top;
 extern const struct cli_verb cli_version;
 extern const struct cli_verb cli_wait;

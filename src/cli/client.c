@@ -109,8 +109,7 @@ void exchange_fini(struct exchange *x)
 
 /* --- waiting --- */
 
-/* op_wait() that wakes up for the progress line, if there is one. */
-static int wait_for(const struct op *op, int fd, short events, struct err *e)
+int client_wait(const struct op *op, int fd, short events, struct err *e)
 {
     for (;;) {
         int64_t tick = progress_next_ms();
@@ -138,7 +137,7 @@ static int try_connect(const struct op *op, int fd, const struct sockaddr *to, s
     *sys_out = 0;
     while (connect(fd, to, len) < 0) {
         if (errno == EINPROGRESS) {
-            rc = wait_for(op, fd, POLLOUT, e);
+            rc = client_wait(op, fd, POLLOUT, e);
             if (rc == 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, sys_out, &size) < 0)
                 *sys_out = errno;
             if (rc == 0)
@@ -240,7 +239,7 @@ static int send_all(const struct op *op, int fd, const struct buf *b, struct err
             return 0; /* it may have answered before it had read all; the answer says why */
         else if (errno != EAGAIN && errno != EINTR)
             return err_errno(e, "send");
-        else if (errno == EAGAIN && wait_for(op, fd, POLLOUT, e) < 0)
+        else if (errno == EAGAIN && client_wait(op, fd, POLLOUT, e) < 0)
             return -1;
     }
     return 0;
@@ -258,7 +257,14 @@ int client_send(const struct op *op, const struct client *c, struct exchange *x,
         buf_printf(&b, is_v6 ? "Host: [%s]:%s\r\n" : "Host: %s:%s\r\n", c->host, c->port);
     else
         buf_puts(&b, "Host: localhost\r\n");
-    buf_printf(&b, "User-Agent: Hypeman/CLI %s\r\nConnection: close\r\n", version_number);
+    buf_printf(&b, "User-Agent: Hypeman/CLI %s\r\n", version_number);
+    if (request->websocket_key)
+        buf_printf(&b,
+                   "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                   "Sec-WebSocket-Key: %s\r\n",
+                   request->websocket_key);
+    else
+        buf_puts(&b, "Connection: close\r\n");
     if (c->token)
         buf_printf(&b, "Authorization: Bearer %s\r\n", c->token);
     if (request->body)
@@ -272,6 +278,7 @@ int client_send(const struct op *op, const struct client *c, struct exchange *x,
         return err_set(e, ERR_TOO_LARGE, "the request is too large");
 
     response_init(&x->response);
+    x->response.may_switch = request->websocket_key != NULL;
     x->in = BUF(INPUT_MAX);
     x->fd = open_connection(op, c, e);
     return x->fd < 0 ? -1 : send_all(op, x->fd, &b, e);
@@ -289,7 +296,7 @@ static int receive(const struct op *op, struct exchange *x, bool *is_open, struc
         n = recv(x->fd, chunk, sizeof(chunk), 0);
         if (n >= 0)
             break;
-        if (errno == EAGAIN && wait_for(op, x->fd, POLLIN, e) < 0)
+        if (errno == EAGAIN && client_wait(op, x->fd, POLLIN, e) < 0)
             return -1;
         if (errno != EAGAIN && errno != EINTR)
             return err_errno(e, "the connection to the daemon broke");

@@ -44,9 +44,13 @@ void exchange_fini(struct exchange *x);
 
 struct client_request {
     const char *method;
-    const char *path; /* encoded already, with its query */
-    const char *body; /* JSON, or NULL for none */
+    const char *path;          /* encoded already, with its query */
+    const char *body;          /* JSON, or NULL for none */
+    const char *websocket_key; /* of a request to become a WebSocket; else NULL */
 };
+
+/* op_wait() that wakes up for the progress line, if there is one. */
+int client_wait(const struct op *op, int fd, short events, struct err *e);
 
 int client_send(const struct op *op, const struct client *c, struct exchange *x,
                 const struct client_request *request, struct err *e);

@@ -12,6 +12,10 @@ static const struct cli_verb *const verbs[] = {
     &cli_ps,
     &cli_inspect,
     &cli_logs,
+    &cli_exec,
+    &cli_cp,
+    &cli_stats,
+    &cli_top,
     &cli_wait,
     &cli_stop,
     &cli_standby,
@@ -20,6 +24,7 @@ static const struct cli_verb *const verbs[] = {
     &cli_start,
     &cli_rm,
     &cli_image,
+    &cli_trace,
     &cli_token,
     &cli_version,
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
@@ -8,6 +9,7 @@
 #include "cli/opt.h"
 #include "cli/session.h"
 #include "cli/text.h"
+#include "cli/watch.h"
 
 enum { SHORT_ID = 12, REASON_SIZE = 60 };
 
@@ -125,6 +127,73 @@ static void drop_gone(json_t *list)
     }
 }
 
+/* --- ps --watch --- */
+
+struct view {
+    bool all;
+    bool is_terminal;
+    bool is_shown; /* the table was, once */
+    const char *state;
+    const struct argv *tags; /* "KEY", NUL, "VALUE" each: add_query() has cut them */
+};
+
+static bool is_seen(const struct view *v, const json_t *row)
+{
+    const json_t *tags = json_object_get(row, "tags");
+
+    if (v->state ? strcmp(text_of(row, "state"), v->state) != 0 : !v->all && is_gone(row))
+        return false;
+    for (size_t i = 0; i < v->tags->n; i++) {
+        const char *key = v->tags->v[i];
+
+        if (strcmp(text_of(tags, key), key + strlen(key) + 1) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* A terminal shows the table as it is now; who reads through a pipe gets it once, then changes. */
+static void show_rows(void *ctx, json_t *rows)
+{
+    struct view *v = ctx;
+    json_auto_t *list = json_array();
+    const char *id;
+    json_t *row;
+
+    if (v->is_shown && !v->is_terminal)
+        return;
+    json_object_foreach(rows, id, row)
+    {
+        if (is_seen(v, row))
+            json_array_append(list, row);
+    }
+    if (v->is_terminal)
+        fputs("\033[H\033[2J", stdout);
+    print_table(list);
+    v->is_shown = true;
+}
+
+static void show_change(void *ctx, const json_t *event)
+{
+    const struct view *v = ctx;
+    const json_t *row = json_object_get(event, "instance");
+
+    if (v->is_terminal || (row && v->tags->n > 0 && !is_seen(v, row)))
+        return;
+    text_print(stdout, *text_of(row, "name") ? text_of(row, "name") : text_of(event, "id"));
+    printf(" %s %s\n", text_of(event, "type"), text_of(row, "state"));
+}
+
+static int watch(struct view *v)
+{
+    const struct watch_sink sink = {show_rows, show_change, v};
+    struct err e = {0};
+
+    v->is_terminal = isatty(STDOUT_FILENO);
+    (void)watch_instances(&sink, &e);
+    return report(&e);
+}
+
 static int ps(int argc, char **argv)
 {
     auto_argv struct argv tags = {0};
@@ -133,11 +202,13 @@ static int ps(int argc, char **argv)
     const char *state = NULL;
     bool all = false;
     bool quiet = false;
+    bool watched = false;
     const struct opt opts[] = {
         {'a', "all", OPT_FLAG, &all, NULL, "also Stopped and Standby"},
         {'q', "quiet", OPT_FLAG, &quiet, NULL, "only ids"},
         {0, "state", OPT_TEXT, &state, "STATE", "only those in this state"},
         {0, "tag", OPT_LIST, &tags, "KEY=VALUE", "only those with this tag; repeatable"},
+        {'w', "watch", OPT_FLAG, &watched, NULL, "go on with what changes, until Ctrl-C"},
         {0, "format", OPT_TEXT, &format_word, "FORMAT", "table, json or jsonl"},
         {0},
     };
@@ -156,6 +227,13 @@ static int ps(int argc, char **argv)
     if (!add_query(&path, state, &tags))
         return cli_misuse(&cli_ps, "--tag takes KEY=VALUE");
 
+    if (watched) {
+        auto_free char *name = state ? state_name(state) : NULL;
+
+        if (quiet || format != FORMAT_TABLE)
+            return cli_misuse(&cli_ps, "--watch shows a table; programs read GET /events");
+        return watch(&(struct view){.all = all, .state = name, .tags = &tags});
+    }
     list = session_get(buf_str(&path), &e);
     if (!list)
         return report(&e);

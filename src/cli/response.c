@@ -2,6 +2,7 @@
 #include "cli/response.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -61,12 +62,18 @@ static int header(struct response *r, char *line, struct err *e)
         r->is_chunked = true;
     } else if (strcasecmp(line, "Content-Type") == 0)
         r->is_event_stream = strncasecmp(value, "text/event-stream", 17) == 0;
+    else if (strcasecmp(line, "Sec-WebSocket-Accept") == 0)
+        (void)snprintf(r->accept, sizeof(r->accept), "%s", value);
     return 0;
 }
 
 /* What follows the empty line of the head. */
 static int head_end(struct response *r, struct err *e)
 {
+    if (r->status == 101 && r->may_switch) {
+        r->has_head = r->is_done = true;
+        return 0;
+    }
     if (r->status < 200) {
         if (r->status == 101 || r->has_length || r->is_chunked)
             return bad(e, "a bad interim answer");

@@ -17,13 +17,15 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-enum { RESPONSE_HEAD_MAX = 16384 };
+enum { RESPONSE_HEAD_MAX = 16384, RESPONSE_ACCEPT_SIZE = 32 };
 
 struct response {
     int status; /* valid once has_head */
     bool has_head;
     bool is_done;
     bool is_event_stream;
+    bool may_switch; /* set before the first byte: 101 is an answer, which ends with its head */
+    char accept[RESPONSE_ACCEPT_SIZE]; /* Sec-WebSocket-Accept, or "" */
 
     /* The parser's own. */
     enum response_state {

@@ -45,17 +45,6 @@ static void flags_free(struct run_flags *f)
 
 /* --- the request --- */
 
-/* As docker has it: a name alone passes our own variable on, if there is one. */
-static bool add_env(json_t *env, const char *word)
-{
-    const char *value;
-
-    if (strchr(word, '='))
-        return pair_add(env, word);
-    value = getenv(word);
-    return *word && (!value || json_object_set_new(env, word, json_string(value)) == 0);
-}
-
 static int add_maps(const struct run_flags *f, json_t *body)
 {
     json_t *env = json_object();
@@ -64,7 +53,7 @@ static int add_maps(const struct run_flags *f, json_t *body)
     json_object_set_new(body, "env", env);
     json_object_set_new(body, "tags", tags);
     for (size_t i = 0; i < f->env.n; i++) {
-        if (!add_env(env, f->env.v[i]))
+        if (!env_add(env, f->env.v[i]))
             return cli_misuse(&cli_run, "--env takes KEY=VALUE or KEY, not %s", f->env.v[i]);
     }
     for (size_t i = 0; i < f->tags.n; i++) {

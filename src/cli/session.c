@@ -149,7 +149,7 @@ int session_head(const struct op *op, struct exchange *x, struct err *e)
 {
     if (client_head(op, x, e) < 0)
         return late(e);
-    return x->response.status / 100 == 2 ? 0 : read_error(op, x, e);
+    return x->response.status / 100 == 2 || x->response.status == 101 ? 0 : read_error(op, x, e);
 }
 
 json_t *session_document(const struct op *op, struct exchange *x, struct err *e)

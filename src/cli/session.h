@@ -36,7 +36,8 @@ const char *session_where(void);
 int session_send(const struct op *op, struct exchange *x, const struct client_request *request,
                  struct err *e);
 
-/* Reads the head. Any status but 2xx is an error, read and put into e. */
+/* Reads the head. Any status but 2xx, or 101 where that was asked for, is an error, read and put
+ * into e. */
 int session_head(const struct op *op, struct exchange *x, struct err *e);
 
 /* Reads the body. An empty one is JSON's null. The caller owns the result. */

@@ -107,6 +107,16 @@ bool pair_add(json_t *object, const char *pair)
     return json_object_set_new(object, key, json_string(equals + 1)) == 0;
 }
 
+bool env_add(json_t *object, const char *word)
+{
+    const char *value;
+
+    if (strchr(word, '='))
+        return pair_add(object, word);
+    value = getenv(word);
+    return *word && (!value || json_object_set_new(object, word, json_string(value)) == 0);
+}
+
 char *state_name(const char *typed)
 {
     char *s = mem_strdup(typed);

@@ -32,6 +32,9 @@ json_t *words_from(int n, char **words);
 /* "key=value" into an object. False without a key or a "=". */
 bool pair_add(json_t *object, const char *pair);
 
+/* The same for a variable; as docker has it a key alone passes our own on, if there is one. */
+bool env_add(json_t *object, const char *word);
+
 /* "running" is "Running" in the API. The caller frees. */
 char *state_name(const char *typed);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include <yaml.h>
@@ -16,7 +17,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH };
+enum kind { TEXT, NUMBER, SIZE, DURATION, SWITCH, POLICY };
 
 static const struct setting {
     const char *key;
@@ -39,6 +40,42 @@ static const struct setting {
      ""},
     {"hypervisor.acceleration", TEXT, offsetof(struct config, acceleration), NULL, "auto"},
     {"hypervisor.qemu_binary_path", TEXT, offsetof(struct config, qemu), NULL, ""},
+    {"hypervisor.firecracker_binary_path", TEXT, offsetof(struct config, firecracker), NULL, ""},
+    {"hypervisor.cloud_hypervisor_binary_path",
+     TEXT,
+     offsetof(struct config, cloud_hypervisor),
+     NULL,
+     ""},
+    {"hypervisor.firecracker_metrics",
+     SWITCH,
+     offsetof(struct config, firecracker_metrics),
+     NULL,
+     "false"},
+    {"hypervisor.firecracker_max_concurrent_restores",
+     NUMBER,
+     offsetof(struct config, firecracker_restores),
+     NULL,
+     "32"},
+    {"hypervisor.firecracker_restore_resume_on_load",
+     SWITCH,
+     offsetof(struct config, resume_in_load),
+     "HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD",
+     "true"},
+    {"hypervisor.snapshot_timeout",
+     DURATION,
+     offsetof(struct config, snapshot_timeout_ms),
+     NULL,
+     "2m"},
+    {"hypervisor.restore_deep_trace",
+     SWITCH,
+     offsetof(struct config, deep_trace),
+     "HYPEMAN_RESTORE_DEEP_TRACE",
+     "false"},
+    {"hypervisor.socket_readiness",
+     TEXT,
+     offsetof(struct config, socket_readiness),
+     NULL,
+     "inotify"},
     {"guest.kernel", TEXT, offsetof(struct config, kernel), NULL, ""},
     {"guest.identity", TEXT, offsetof(struct config, identity), NULL, "while-running"},
     {"guest.initramfs", TEXT, offsetof(struct config, initramfs), NULL, ""},
@@ -81,9 +118,36 @@ static const struct setting {
      "UPLOAD_BURST_MULTIPLIER",
      "4"},
     {"instances.stop_timeout", DURATION, offsetof(struct config, stop_grace_ms), NULL, "5s"},
+    {"instances.exec_kill_grace", DURATION, offsetof(struct config, exec_grace_ms), NULL, "10s"},
     {"instances.delete_timeout", DURATION, offsetof(struct config, delete_grace_ms), NULL, "2s"},
+    {"unresponsive", POLICY, offsetof(struct config, kill_after_ms), NULL, "report"},
 };
 enum { N_SETTINGS = sizeof(settings) / sizeof(settings[0]) };
+
+/* "report" or "kill-after DURATION". */
+static bool parse_policy(const char *value, int64_t *kill_after_ms)
+{
+    static const char kill[] = "kill-after ";
+
+    *kill_after_ms = 0;
+    if (strcmp(value, "report") == 0)
+        return true;
+    return strncmp(value, kill, sizeof(kill) - 1) == 0 &&
+           parse_duration_ms(value + sizeof(kill) - 1, kill_after_ms) && *kill_after_ms > 0;
+}
+
+static bool parse_switch(const char *value, bool *out)
+{
+    static const char *const words[] = {"0", "1", "false", "true", "no", "yes", "off", "on"};
+
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcasecmp(words[i], value) == 0) {
+            *out = i % 2 == 1;
+            return true;
+        }
+    }
+    return false;
+}
 
 static int assign(struct config *c, const struct setting *s, const char *value, struct err *e)
 {
@@ -107,9 +171,10 @@ static int assign(struct config *c, const struct setting *s, const char *value, 
         good = parse_duration_ms(value, (int64_t *)(void *)at);
         break;
     case SWITCH:
-        good = strcmp(value, "true") == 0 || strcmp(value, "false") == 0;
-        if (good)
-            *(bool *)(void *)at = strcmp(value, "true") == 0;
+        good = parse_switch(value, (bool *)(void *)at);
+        break;
+    case POLICY:
+        good = parse_policy(value, (int64_t *)(void *)at);
         break;
     }
     return good ? 0 : err_set(e, ERR_INVALID, "the setting %s cannot be \"%s\"", s->key, value);

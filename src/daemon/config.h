@@ -29,13 +29,22 @@ struct config {
     char *default_hypervisor; /* empty: the best that this host can run */
     char *acceleration;       /* auto, kvm, tcg */
     char *qemu;               /* empty: found on PATH */
-    char *kernel;             /* empty: the installed one */
+    char *firecracker;        /* likewise */
+    char *cloud_hypervisor;
+    bool firecracker_metrics;
+    uint64_t firecracker_restores; /* at once */
+    int64_t snapshot_timeout_ms;
+    bool resume_in_load;
+    bool deep_trace;        /* keeps the resume apart, so that it can be measured */
+    char *socket_readiness; /* inotify, poll1, poll50: how a VMM's socket is waited for */
+    char *kernel;           /* empty: the installed one */
     char *initramfs;
     char *identity; /* while-running, before-run: when a restored guest learns who it is */
     uint64_t max_vcpus;
     uint64_t max_memory_bytes;
     uint64_t max_overlay_bytes;
     int64_t stop_grace_ms;
+    int64_t exec_grace_ms;
     int64_t delete_grace_ms;
     bool network_enabled;
     char *subnet;         /* of the guests' outer addresses */
@@ -52,6 +61,7 @@ struct config {
     char *dnsmasq; /* empty: found */
     uint64_t download_burst;
     uint64_t upload_burst;
+    int64_t kill_after_ms; /* of a VMM that does not answer; 0: it is only reported */
 };
 
 /* Fills in the defaults. */

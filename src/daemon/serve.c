@@ -25,6 +25,7 @@
 #include "image/catalog.h"
 #include "image/import.h"
 #include "net/net.h"
+#include "trace/export.h"
 #include "vm/adopt.h"
 #include "vmm/host.h"
 
@@ -39,6 +40,7 @@ struct daemon {
     struct store *store;
     struct loop *loop;
     struct fswatcher *files;
+    struct trace_exporter *exporter;
     struct catalog *images;
     struct net *net;
     struct vm_world world;
@@ -161,6 +163,25 @@ static char *guest_file(const char *configured, const char *name)
     return mem_printf("%s/%s", HYPEMAN_GUEST_DIR, name);
 }
 
+static enum socket_readiness readiness_of(const char *word)
+{
+    return strcmp(word, "poll1") == 0    ? SOCKET_BY_POLL_1MS
+           : strcmp(word, "poll50") == 0 ? SOCKET_BY_POLL_50MS
+                                         : SOCKET_BY_EVENT;
+}
+
+/* Whether a load resumes, and why not, once. */
+static bool resume_in_load(const struct config *c)
+{
+    if (!c->resume_in_load)
+        log_info("Firecracker's guests are resumed after the load, not in it, as "
+                 "HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD says");
+    else if (c->deep_trace)
+        log_info("Firecracker's guests are resumed after the load, so that the resume can be "
+                 "measured, as HYPEMAN_RESTORE_DEEP_TRACE says");
+    return c->resume_in_load && !c->deep_trace;
+}
+
 static int probe_host(struct daemon *d, struct err *e)
 {
     struct op op = {clock_ms() + PROBE_MS, -1};
@@ -172,6 +193,10 @@ static int probe_host(struct daemon *d, struct err *e)
                  : strcmp(accel, "tcg") == 0 ? ACCEL_TCG
                                              : ACCEL_AUTO,
         .qemu = *d->config.qemu ? d->config.qemu : NULL,
+        .firecracker = *d->config.firecracker ? d->config.firecracker : NULL,
+        .cloud_hypervisor = *d->config.cloud_hypervisor ? d->config.cloud_hypervisor : NULL,
+        .firecracker_metrics = d->config.firecracker_metrics,
+        .socket_readiness = readiness_of(d->config.socket_readiness),
         .kernel = kernel,
         .initramfs = initramfs,
     };
@@ -280,12 +305,19 @@ static int open_network(struct daemon *d, struct err *e)
 
 static int open_state(struct daemon *d, struct err *e)
 {
-    struct vm_env env = {.host = &d->host};
+    struct vm_env env = {
+        .host = &d->host,
+        .resume_in_load = resume_in_load(&d->config),
+        .firecracker_restores = (unsigned)d->config.firecracker_restores,
+    };
     struct adopt_report report;
 
+    d->exporter = trace_exporter_new(e);
+    if (e->code != ERR_NONE)
+        return -1;
     d->store = store_open(d->data.fd, e);
     d->loop = d->store ? loop_new(e) : NULL;
-    d->files = d->loop ? fswatcher_new(d->loop, e) : NULL;
+    d->files = d->loop ? fswatcher_of(d->loop, e) : NULL;
     if (!d->files || open_network(d, e) < 0)
         return -1;
     d->images = catalog_new(image_is_unused, d);
@@ -301,7 +333,10 @@ static int open_state(struct daemon *d, struct err *e)
     world_init(&d->world, d->loop, &env);
     d->world.images = d->images;
     d->world.files = d->files;
+    d->world.snapshot_timeout_ms = d->config.snapshot_timeout_ms;
     d->world.net = d->net;
+    d->world.traces.exporter = d->world.reads.exporter = d->exporter;
+    prober_policy(&d->world.prober, d->config.kill_after_ms);
     d->has_world = true;
     if (world_adopt(&d->world, &report, e) < 0 || net_start(d->net, e) < 0 ||
         image_sweep_files(d->data.images_fd, digest_is_used, d, e) < 0)
@@ -314,24 +349,29 @@ static int open_state(struct daemon *d, struct err *e)
     return 0;
 }
 
-static const struct vmm_driver *choose_default(const struct daemon *d)
+/* And why it is that one. */
+static const struct vmm_driver *choose_default(const struct daemon *d, const char **reason_out)
 {
     const char *wanted = d->config.default_hypervisor;
     const struct vmm_driver *driver;
     struct err why = {0};
 
     if (*wanted) {
+        *reason_out = "the setting hypervisor.default names it";
         driver = vmm_find(wanted);
         if (!driver)
             log_error("hypervisor.default: there is no hypervisor called %s", wanted);
         return driver;
     }
+    *reason_out = "the first that this host can run, of cloud-hypervisor, firecracker, "
+                  "qemu-microvm and qemu";
     for (size_t i = 0; (driver = vmm_driver_at(i)) != NULL; i++) {
         if (driver->available(&d->host, &why) == 0)
             return driver;
         log_info("%s cannot run here: %s", driver->name, why.msg);
         err_clear(&why);
     }
+    *reason_out = "this host can run none; each says why";
     log_warn("no hypervisor can run here: instances can be listed, but not started");
     return NULL;
 }
@@ -339,10 +379,13 @@ static const struct vmm_driver *choose_default(const struct daemon *d)
 static void set_up_api(struct daemon *d)
 {
     const struct group *group = getgrnam(d->config.socket_group);
+    const char *reason;
+    const struct vmm_driver *driver = choose_default(d, &reason);
 
     d->api = (struct api){
         .world = &d->world,
-        .default_driver = choose_default(d),
+        .default_driver = driver,
+        .default_reason = reason,
         .version = version_commit,
         .secret = *d->config.jwt_secret ? d->config.jwt_secret : buf_str(&d->secret),
         .own_uid = geteuid(),
@@ -353,11 +396,13 @@ static void set_up_api(struct daemon *d)
                 .max_memory_bytes = d->config.max_memory_bytes,
                 .max_overlay_bytes = d->config.max_overlay_bytes,
                 .stop_grace_ms = d->config.stop_grace_ms,
+                .exec_grace_ms = d->config.exec_grace_ms,
                 .delete_grace_ms = d->config.delete_grace_ms,
             },
     };
-    if (d->api.default_driver)
-        log_info("default hypervisor: %s", d->api.default_driver->name);
+    api_init(&d->api);
+    if (driver)
+        log_info("default hypervisor: %s: %s", driver->name, reason);
 }
 
 /* The directory of the socket, as mkdir would: a package or systemd usually made it. */
@@ -419,6 +464,7 @@ static void say_goodbye(struct daemon *d)
 static void tear_down(struct daemon *d)
 {
     say_goodbye(d);
+    api_fini(&d->api);
     if (d->has_world)
         world_fini(&d->world);
     d->has_world = false;
@@ -431,7 +477,7 @@ static void tear_down(struct daemon *d)
         catalog_free(d->images);
     if (d->loop)
         loop_drain(d->loop);
-    fswatcher_free(d->files);
+    trace_exporter_free(d->exporter);
     loop_free(d->loop);
     cleanup_close(&d->signal_fd);
     buf_free(&d->secret);

@@ -4,6 +4,7 @@
 #include <curl/curl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -19,6 +20,7 @@ struct http_client {
     CURL *easy;
     struct curl_slist *headers;
     char *peer;
+    bool has_head; /* the answer's, all of it */
     char why[CURL_ERROR_SIZE];
 };
 
@@ -34,6 +36,15 @@ static size_t on_answer(char *data, size_t size, size_t n, void *arg)
 
     buf_append(answer, data, size * n);
     return buf_ok(answer) ? size * n : 0; /* less than there was ends the transfer */
+}
+
+/* An answer that ends within its head is good enough for curl. */
+static size_t on_header(char *line, size_t size, size_t n, void *arg)
+{
+    struct http_client *c = arg;
+
+    c->has_head = size * n == 2 && memcmp(line, "\r\n", 2) == 0;
+    return size * n;
 }
 
 static curl_socket_t on_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *name)
@@ -79,6 +90,8 @@ static void prepare(struct http_client *c, const char *method, const char *url,
     curl_easy_setopt(c->easy, CURLOPT_PROXY, ""); /* not the environment's */
     curl_easy_setopt(c->easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(c->easy, CURLOPT_ERRORBUFFER, c->why);
+    curl_easy_setopt(c->easy, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(c->easy, CURLOPT_HEADERDATA, c);
     curl_easy_setopt(c->easy, CURLOPT_WRITEFUNCTION, on_answer);
     curl_easy_setopt(c->easy, CURLOPT_WRITEDATA, answer);
     if (json_body) {
@@ -129,6 +142,8 @@ static int judge(struct http_client *c, const struct buf *answer, struct err *e)
     }
     if (rc != CURLE_OK)
         return err_set(e, ERR_INTERNAL, "%s", c->why[0] ? c->why : curl_easy_strerror(rc));
+    if (!c->has_head)
+        return err_set(e, ERR_INTERNAL, "the answer was cut short");
     curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
     return (int)status;
 }
@@ -142,6 +157,7 @@ int http_call(const struct op *op, struct http_client *c, const char *request,
     int rc;
 
     c->why[0] = '\0';
+    c->has_head = false;
     prepare(c, method, url, json_body, answer);
     rc = op_sleep(op, 0, e); /* nothing is sent for an operation that has ended */
     if (rc == 0) {

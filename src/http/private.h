@@ -8,6 +8,7 @@
  * request.c a request's way through the library's callbacks, and its answer
  * stream.c  answers that go on
  * guard.c   what a head must not hold
+ * handshake.c, websocket.c  requests that become WebSockets; their framing is ws.c
  */
 #pragma once
 
@@ -26,6 +27,8 @@ enum {
     SLOWEST_BYTES_PER_MS = 16,
     LINGER_MS = 5 * 1000,
     LINGERING_MAX = 64,
+    WS_PING_MS = 30 * 1000,
+    WS_SILENCE_MS = 15 * 60 * 1000,
 };
 
 struct http_server {
@@ -36,8 +39,10 @@ struct http_server {
     struct list lingering; /* refused clients that may still be sending */
     unsigned n_lingering;
     unsigned n_open;
-    int64_t quick_ms; /* QUICK_MS and IDLE_MS, but for tests */
+    int64_t quick_ms; /* QUICK_MS and so on, but for tests */
     int64_t idle_ms;
+    int64_t ws_ping_ms;
+    int64_t ws_silence_ms;
     bool is_stopping;
     bool is_dying; /* nothing is waited for any more */
 };
@@ -79,6 +84,7 @@ struct http_request {
     /* From here on of the present request. */
     enum phase phase;
     const char *method; /* the library's */
+    bool is_http11;
     char *path;
     bool is_bad_target;
     struct buf body;
@@ -91,6 +97,7 @@ struct http_request {
     void (*gone)(void *arg);
     void *gone_arg;
     struct http_stream *stream;
+    struct websocket *websocket;
 };
 
 /* --- server.c --- */
@@ -124,3 +131,11 @@ enum MHD_Result request_refuse(struct http_request *req, int status, const char 
 
 /* --- stream.c --- */
 void stream_detach(struct http_request *req); /* the connection is done with it, or dead */
+
+/* --- websocket.c --- */
+struct websocket_events;
+struct websocket *websocket_new(struct http_request *req, const struct websocket_events *events,
+                                void *owner);
+void websocket_upgraded(void *cls, struct MHD_Connection *mhd, void *context, const char *extra,
+                        size_t extra_len, MHD_socket fd, struct MHD_UpgradeResponseHandle *urh);
+void websocket_drop(struct http_request *req); /* the connection is dead, or the server is freed */

@@ -107,6 +107,7 @@ static enum MHD_Result begin(struct http_request *req, const char *method, const
     size_t limit;
 
     req->method = method;
+    req->is_http11 = strcmp(version, "HTTP/1.1") == 0;
     if (strlen(req->path) > TARGET_MAX)
         return request_refuse(req, 414, "the path is too long");
     if (MHD_get_connection_info(req->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE)->header_size >
@@ -203,6 +204,8 @@ void request_completed(void *cls, struct MHD_Connection *mhd, void **context,
         (void)request_refuse(req, 400, "the body is shorter than announced");
     if (req->stream)
         stream_detach(req);
+    if (req->websocket)
+        websocket_drop(req);
     if (req->response)
         MHD_destroy_response(req->response);
     if (req->phase >= PHASE_HANDLED)

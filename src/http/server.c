@@ -19,6 +19,8 @@ struct http_server *http_server_new(struct loop *loop, const struct http_handler
     s->handler = *handler;
     s->quick_ms = QUICK_MS;
     s->idle_ms = IDLE_MS;
+    s->ws_ping_ms = WS_PING_MS;
+    s->ws_silence_ms = WS_SILENCE_MS;
     list_init(&s->listeners);
     list_init(&s->requests);
     list_init(&s->lingering);
@@ -75,7 +77,8 @@ static void on_library_log(void *cls, const char *fmt, va_list ap)
 
 static struct MHD_Daemon *start_daemon(struct listener *l, int listen_fd)
 {
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG,
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
+                                MHD_USE_ERROR_LOG,
                             0,
                             NULL,
                             NULL,
@@ -174,13 +177,15 @@ unsigned http_server_open(const struct http_server *s)
     return s->n_open;
 }
 
-/* The library must not be stopped with suspended connections. What gone() answers still goes out,
- * if the client's socket takes it. */
+/* The library must not be stopped with suspended or upgraded connections. What gone() answers still
+ * goes out, if the client's socket takes it. */
 static void resume_all(struct http_server *s)
 {
     for (struct list *i = s->requests.next; i != &s->requests; i = i->next) {
         struct http_request *req = container_of(i, struct http_request, link);
 
+        if (req->websocket)
+            websocket_drop(req);
         if (req->is_suspended)
             request_gone(req);
         conn_resume(req);

@@ -91,7 +91,7 @@ static void inotify_ready(struct watch *watch, uint32_t events)
     }
 }
 
-struct fswatcher *fswatcher_new(struct loop *loop, struct err *e)
+static struct fswatcher *fswatcher_new(struct loop *loop, struct err *e)
 {
     struct fswatcher *fw = mem_new(struct fswatcher);
 
@@ -109,6 +109,15 @@ struct fswatcher *fswatcher_new(struct loop *loop, struct err *e)
         return NULL;
     }
     return fw;
+}
+
+struct fswatcher *fswatcher_of(struct loop *loop, struct err *e)
+{
+    struct fswatcher **kept = loop_fswatcher(loop);
+
+    if (!*kept)
+        *kept = fswatcher_new(loop, e);
+    return *kept;
 }
 
 void fswatcher_free(struct fswatcher *fw)

@@ -23,9 +23,13 @@ struct fswatch {
     struct list link;
 };
 
-struct fswatcher *fswatcher_new(struct loop *loop, struct err *e);
-void fswatcher_free(struct fswatcher *fw); /* without watches; NULL is fine */
+/* The loop's, made when first asked for. It goes with the loop, by when it has no watches. */
+struct fswatcher *fswatcher_of(struct loop *loop, struct err *e);
 
 /* fd is borrowed for the call. Changes before it are not reported: read after adding. */
 int fswatch_add(struct fswatcher *fw, struct fswatch *w, int fd, struct err *e);
 void fswatch_remove(struct fswatcher *fw, struct fswatch *w); /* fine on one that is not added */
+
+/* Private: between the loop, which keeps it, and fswatch.c. */
+struct fswatcher **loop_fswatcher(struct loop *loop);
+void fswatcher_free(struct fswatcher *fw); /* NULL is fine */

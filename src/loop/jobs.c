@@ -3,7 +3,6 @@
 
 #include <assert.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -11,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "loop/thread.h"
 
 /* Enough for libcurl and SQLite with room to spare; the default of 8 MiB is only address space. */
 enum { STACK_BYTES = 512 * 1024 };
@@ -95,21 +95,10 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Signals belong to the loop's signalfd, so workers are born with all of them blocked. */
 static int add_thread(struct jobs *jobs)
 {
-    pthread_attr_t attr;
-    sigset_t all;
-    sigset_t saved;
-    int rc;
+    int rc = thread_start(&jobs->threads[jobs->n_threads], STACK_BYTES, worker, jobs);
 
-    sigfillset(&all);
-    pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    rc = pthread_create(&jobs->threads[jobs->n_threads], &attr, worker, jobs);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    pthread_attr_destroy(&attr);
     if (rc == 0)
         jobs->n_threads++;
     return rc;

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "loop/fswatch.h"
 
 enum { BATCH = 64 };
 
@@ -25,6 +26,7 @@ struct loop {
     struct timer **heap; /* of running timers, soonest first; slot 0 stays empty */
     size_t n_timers;
     size_t heap_room;
+    struct fswatcher *files; /* NULL until somebody watches a file */
 
     pthread_mutex_t lock; /* guards the queue of posts, nothing else */
     struct post *first;
@@ -56,6 +58,7 @@ void loop_free(struct loop *loop)
 {
     if (!loop)
         return;
+    fswatcher_free(loop->files);
     assert(list_empty(&loop->ready) && loop->n_timers == 0 && !loop->first);
     if (loop->wake_fd >= 0)
         close(loop->wake_fd);
@@ -64,6 +67,11 @@ void loop_free(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
     free(loop->heap);
     free(loop);
+}
+
+struct fswatcher **loop_fswatcher(struct loop *loop)
+{
+    return &loop->files;
 }
 
 int loop_watch(struct loop *loop, struct watch *w, int fd, uint32_t events, struct err *e)

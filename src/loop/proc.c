@@ -35,13 +35,35 @@ int proc_pidfd(pid_t pid)
 }
 
 /* Reads the start time. comm may hold spaces and ')', so fields are counted from the last ')'. */
-static int read_start_ticks(pid_t pid, uint64_t *out, struct err *e)
+/* Fields of /proc/PID/stat by their numbers in proc(5); only the second may hold blanks. */
+enum { STAT_UTIME = 14, STAT_STIME = 15, STAT_START = 22, STAT_VSIZE = 23, STAT_RSS = 24, N_STAT };
+
+static bool parse_stat(char *text, uint64_t out[N_STAT])
+{
+    char *field = strrchr(text, ')');
+    char *rest = field ? field + 1 : NULL;
+
+    for (int i = 3; i < N_STAT; i++) {
+        if (!rest)
+            return false;
+        rest += strspn(rest, " ");
+        field = rest;
+        rest = strpbrk(field, " \n");
+        if (rest)
+            *rest++ = '\0';
+        /* Some are negative or no numbers: none of those that we name. */
+        if (!parse_u64(field, 0, UINT64_MAX, &out[i]))
+            out[i] = 0;
+    }
+    return true;
+}
+
+static int read_stat(pid_t pid, uint64_t out[N_STAT], struct err *e)
 {
     auto_close int fd = -1;
     char path[64];
     char text[1024];
     ssize_t n;
-    char *field;
 
     (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -51,17 +73,34 @@ static int read_start_ticks(pid_t pid, uint64_t *out, struct err *e)
     if (n < 0)
         return err_errno(e, "read %s", path);
     text[n] = '\0';
+    if (!parse_stat(text, out))
+        return err_set(e, ERR_INTERNAL, "%s is not in the expected form", path);
+    return 0;
+}
 
-    field = strrchr(text, ')');
-    for (int i = 2; field && i < 22; i++) {
-        field = strchr(field + 1, ' ');
-    }
-    if (!field)
-        return err_set(e, ERR_INTERNAL, "%s is not in the expected form", path);
-    field++;
-    field[strcspn(field, " \n")] = '\0';
-    if (!parse_u64(field, 0, UINT64_MAX, out))
-        return err_set(e, ERR_INTERNAL, "%s is not in the expected form", path);
+static int read_start_ticks(pid_t pid, uint64_t *out, struct err *e)
+{
+    uint64_t stat[N_STAT];
+
+    if (read_stat(pid, stat, e) < 0)
+        return -1;
+    *out = stat[STAT_START];
+    return 0;
+}
+
+int proc_usage(const struct proc_id *id, struct proc_usage *out, struct err *e)
+{
+    uint64_t stat[N_STAT];
+
+    if (read_stat(id->pid, stat, e) < 0)
+        return -1;
+    if (stat[STAT_START] != id->start_ticks)
+        return err_set(e, ERR_NOT_FOUND, "process %d is gone", (int)id->pid);
+    *out = (struct proc_usage){
+        .cpu_ms = (stat[STAT_UTIME] + stat[STAT_STIME]) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK),
+        .virtual_bytes = stat[STAT_VSIZE],
+        .resident_bytes = stat[STAT_RSS] * (uint64_t)sysconf(_SC_PAGESIZE),
+    };
     return 0;
 }
 

@@ -70,3 +70,11 @@ int proc_kill(const struct op *op, int pidfd, struct err *e);
  * last line of it. Cancelled or late: the program is killed.
  */
 int proc_run(const struct op *op, const struct proc_spec *spec, struct buf *out, struct err *e);
+
+/* What a process has used, from /proc; it does not wait. */
+struct proc_usage {
+    uint64_t cpu_ms; /* user and system */
+    uint64_t virtual_bytes;
+    uint64_t resident_bytes;
+};
+int proc_usage(const struct proc_id *id, struct proc_usage *out, struct err *e);

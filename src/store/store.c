@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "loop/thread.h"
 #include "store/sql.h"
 
 #define DB_NAME "hypeman.db"
@@ -431,21 +431,10 @@ static int open_db(struct store *store, int data_dirfd, struct err *e)
     return dir_sync(data_dirfd, e);
 }
 
-/* Signals belong to the loop's signalfd, so the writer is born with all of them blocked. */
 static int start_writer(struct store *store, struct err *e)
 {
-    pthread_attr_t attr;
-    sigset_t all;
-    sigset_t saved;
-    int rc;
+    int rc = thread_start(&store->writer, STACK_BYTES, writer, store);
 
-    sigfillset(&all);
-    pthread_attr_init(&attr);
-    (void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    rc = pthread_create(&store->writer, &attr, writer, store);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    pthread_attr_destroy(&attr);
     return rc == 0 ? 0 : err_set(e, ERR_LIMIT, "start the writer thread: %s", strerror(rc));
 }
 

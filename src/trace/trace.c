@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "trace/trace.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "trace/export.h"
 
 struct span_scope span_begin(struct trace *t, const char *name)
 {
@@ -52,6 +54,19 @@ void trace_begin(struct trace *t, const char *name, const char *subject)
     (void)span_begin(t, name);
 }
 
+void trace_backdate(struct trace *t, int64_t us)
+{
+    t->began_wall_us -= us;
+    t->spans[0].start_us -= us;
+}
+
+void trace_count(struct trace *t, const char *name, int64_t value)
+{
+    assert(t->n_counts < TRACE_COUNTS);
+    t->counts[t->n_counts].name = name;
+    t->counts[t->n_counts++].value = value;
+}
+
 void trace_finish(struct trace_ring *ring, struct trace *t, bool failed)
 {
     int64_t now = clock_us();
@@ -66,6 +81,7 @@ void trace_finish(struct trace_ring *ring, struct trace *t, bool failed)
     if (!ring->traces)
         ring->traces = mem_zalloc(TRACE_RING, sizeof(*ring->traces));
     ring->traces[ring->n++ % TRACE_RING] = *t;
+    trace_export(ring->exporter, t, ring->is_of_reads);
 }
 
 const struct trace *trace_at(const struct trace_ring *ring, size_t back)

@@ -28,6 +28,8 @@ struct span {
     int8_t parent;    /* index; -1 for the root */
 };
 
+enum { TRACE_COUNTS = 4 };
+
 struct trace {
     char subject[ID_SIZE]; /* the instance; may be empty */
     int64_t began_wall_us;
@@ -36,10 +38,21 @@ struct trace {
     uint8_t dropped; /* spans beyond TRACE_SPANS */
     int8_t open;     /* the innermost open span; -1: none */
     struct span spans[TRACE_SPANS];
+    uint8_t n_counts;
+    struct {
+        const char *name;
+        int64_t value;
+    } counts[TRACE_COUNTS]; /* attributes of the root */
 };
 
 /* Starts a trace with its root span. */
 void trace_begin(struct trace *t, const char *name, const char *subject);
+
+/* The root span began so long ago. */
+void trace_backdate(struct trace *t, int64_t us);
+
+/* An attribute of the root. */
+void trace_count(struct trace *t, const char *name, int64_t value);
 
 /* A span below the innermost open one, until span_end(), or the end of the scope with auto_span. */
 struct span_scope {
@@ -60,9 +73,13 @@ static inline struct span_scope op_span(const struct op *op, const char *name)
 
 /* --- the ring: loop thread --- */
 
+struct trace_exporter;
+
 struct trace_ring {
-    struct trace *traces; /* TRACE_RING of them, made with the first */
-    uint64_t n;           /* ever recorded */
+    struct trace_exporter *exporter; /* borrowed; NULL: nobody else wants them */
+    bool is_of_reads;                /* of which only a share is exported */
+    struct trace *traces;            /* TRACE_RING of them, made with the first */
+    uint64_t n;                      /* ever recorded */
 };
 
 /* Ends what is open, copies the trace into the ring. */

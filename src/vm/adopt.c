@@ -48,7 +48,7 @@ static int add_row(void *arg, const struct instance_record *r, struct err *e)
     row = world_reserve(a->w, r->id, spec);
     row->run = run;
     network_adopt_address(a->w, row);
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     table_publish(&a->w->table, row);
     a->report.instances++;
     return 0;
@@ -103,28 +103,53 @@ static void ended_unseen(struct adoption *a, struct instance *row, int dir_fd)
     log_info("instance %s (%s) ended while the daemon was down", row->id, row->spec->name);
 }
 
+static void drop_snapshot(const struct instance *row, int dir_fd)
+{
+    struct err e = {0};
+
+    if (snapshot_remove(dir_fd, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+}
+
 /*
  * The process of a standby, restore or fork that a crash cut short may still be paused.
  * What is left of the snapshot says so. It goes before the VM runs on: from then on it
- * would no longer be the continuation of the disk.
+ * would no longer be the continuation of the disk. Only a load that resumes may not have
+ * begun, and then it is still needed. False: so it was, and the process was ended.
  */
-static void run_on(const struct instance *row, int dir_fd, int pidfd)
+static bool run_on(const struct instance *row, int dir_fd, int pidfd)
 {
     struct op op = {clock_ms() + RESUME_MS, -1};
+    struct op last_moment = {clock_ms() + 2 * RESUME_MS, -1};
     struct vmm_handle vm = {row->spec->driver, row->spec->name, dir_fd, pidfd};
+    bool may_not_have_begun = row->run.disk_stamp != 0;
     struct err e = {0};
 
     if (!snapshot_is_there(dir_fd))
-        return;
+        return true;
     log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
              row->id,
              row->spec->name);
-    if (snapshot_remove(dir_fd, &e) < 0) {
+    if (!may_not_have_begun)
+        drop_snapshot(row, dir_fd);
+    if (vmm_resume(&op, &vm, &e) < 0) {
         log_warn("instance %s: %s", row->id, e.msg);
         err_clear(&e);
+        return !may_not_have_begun || proc_kill(&last_moment, pidfd, &e) < 0;
     }
-    if (vmm_resume(&op, &vm, &e) < 0)
-        log_warn("instance %s: %s", row->id, e.msg);
+    if (may_not_have_begun)
+        drop_snapshot(row, dir_fd);
+    return true;
+}
+
+/* Of a restore that was under way: nothing of it has touched the disk. */
+static bool has_not_woken(const struct vm_world *w, const struct instance *row, int dir_fd)
+{
+    struct err e = {0};
+
+    return row->run.disk_stamp != 0 && strcmp(row->run.boot_id, w->env.boot_id) == 0 &&
+           snapshot_disk_stamp(dir_fd) == row->run.disk_stamp &&
+           snapshot_find(dir_fd, row->run.incarnation - 1, &e) == 1;
 }
 
 /* The process is gone. If the snapshot it was to leave is whole, nothing is lost; else what there
@@ -134,6 +159,11 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
     struct err e = {0};
     int found = dir_fd < 0 ? 0 : snapshot_find(dir_fd, row->run.incarnation, &e);
 
+    if (found != 1 && dir_fd >= 0 && has_not_woken(a->w, row, dir_fd)) {
+        row->run.incarnation--;
+        found = 1;
+    }
+    row->run.disk_stamp = 0;
     if (found == 1) {
         vm_run_enter(&row->run, VM_STANDBY, VM_BY_EXIT, wall_us());
         row->run.stopped_us = row->run.since_us;
@@ -164,9 +194,14 @@ static void settle_row(struct adoption *a, struct instance *row)
         process_is_gone(a, row, dir_fd);
         return;
     }
-    run_on(row, dir_fd, pidfd);
+    if (!run_on(row, dir_fd, pidfd)) {
+        process_is_gone(a, row, dir_fd);
+        return;
+    }
+    row->run.disk_stamp = 0;
     slot = network_adopt_slot(a->w, row, pidfd);
     live_attach(a->w, row, take_fd(&pidfd), dir_fd, slot);
+    prober_resync(&a->w->prober, row); /* nobody heard its events meanwhile */
     a->report.adopted++;
 }
 
@@ -297,7 +332,8 @@ int world_adopt(struct vm_world *w, struct adopt_report *out, struct err *e)
     struct places places = {0};
     int rc;
 
-    if (store_each_instance(w->env.store, add_row, &a, e) < 0)
+    if (store_each_instance(w->env.store, add_row, &a, e) < 0 ||
+        journal_open(&w->table.journal, w->env.store, w->loop, w->env.data_fd, e) < 0)
         return -1;
     for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
         struct instance *row = container_of(l, struct instance, order);

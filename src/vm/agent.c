@@ -16,12 +16,10 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "net/address.h"
-#include "vmm/sock.h"
-#include "vmm/vmm.h"
 #include "wire/frame.h"
 
 enum {
-    OUT_MAX = 64 * 1024,
+    OUT_MAX = 8 * 1024 * 1024, /* a guest that lets this much wait is lost */
     NONCE_BYTES = 16,
     SEED_BYTES = 64,
     MACHINE_ID_BYTES = 16, /* of the instance id: its first 16 of 24 characters, about 82 bits */
@@ -35,11 +33,14 @@ struct agent {
     void *owner;
     int fd;
     struct watch watch;
+    uint32_t watched; /* what for */
     struct frame_reader in;
     struct buf out;
-    bool greeted; /* the guest has repeated our nonce */
+    bool greeted;  /* the guest has repeated our nonce */
+    bool was_full; /* drained() is due once less waits */
     char nonce[2 * NONCE_BYTES + 1];
-    bool *closed; /* set while frames are handed out: tells the caller that we are gone */
+    bool is_busy; /* one of its watch's calls is running */
+    bool is_closed;
 };
 
 static void put_hex(char *out, const unsigned char *bytes, size_t n)
@@ -70,11 +71,22 @@ static void lose(struct agent *a, const struct err *why)
     a->events->lost(a->owner, why); /* may free a */
 }
 
+static int watch_for(struct agent *a, uint32_t events, struct err *e)
+{
+    if (events == a->watched)
+        return 0;
+    a->watched = events;
+    return loop_rewatch(a->loop, &a->watch, events, e);
+}
+
 /* Sends what the socket takes; the rest when it is writable again. */
 static int flush(struct agent *a, struct err *e)
 {
     uint32_t events = EPOLLIN;
+    bool was_full = a->out.len >= AGENT_BACKLOG;
 
+    if (!buf_ok(&a->out))
+        return err_set(e, ERR_LIMIT, "the guest's agent does not read what it is sent");
     while (a->out.len > 0) {
         ssize_t n = send(a->fd, a->out.data, a->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
@@ -90,21 +102,22 @@ static int flush(struct agent *a, struct err *e)
     }
     if (a->out.len == 0)
         buf_free(&a->out); /* an idle connection keeps no buffer */
-    return loop_rewatch(a->loop, &a->watch, events, e);
+    a->was_full |= was_full;
+    return watch_for(a, events, e);
 }
 
-static void greet(struct agent *a)
+struct buf *agent_out(struct agent *a)
 {
-    struct buf json = BUF(256);
-    struct jout j = JOUT(&json);
+    return &a->out;
+}
 
-    jout_open(&j, NULL, '{');
-    jout_int(&j, "version", WIRE_VERSION);
-    jout_str(&j, "nonce", a->nonce);
-    jout_close(&j, '}');
-    buf_append(&a->out, wire_magic, sizeof(wire_magic));
-    frame_put(&a->out, FRAME_HELLO, 0, json.data, json.len);
-    buf_free(&json);
+/* What goes wrong here is met again by the loop, which may call back. */
+void agent_send(struct agent *a)
+{
+    struct err e = {0};
+
+    if (a->fd >= 0 && (flush(a, &e) < 0 || a->was_full))
+        (void)watch_for(a, EPOLLIN | EPOLLOUT, &(struct err){0});
 }
 
 static void introduce(struct agent *a, const struct agent_identity *who)
@@ -140,7 +153,10 @@ static int take_hello(struct agent *a, const json_t *doc, struct err *e)
         return err_set(e, ERR_INVALID, "the agent's greeting does not answer ours");
     if (json_integer_value(json_object_get(doc, "version")) < 1)
         return err_set(e, ERR_INVALID, "the agent's greeting holds no version");
+    if (a->greeted)
+        return err_set(e, ERR_INVALID, "the agent greets twice");
     a->greeted = true;
+    a->events->greeted(a->owner, json_integer_value(json_object_get(doc, "version")));
     return 0;
 }
 
@@ -172,6 +188,8 @@ static int take_frame(struct agent *a, const struct frame *f, struct err *e)
 
     if (f->type == FRAME_EXITED)
         return a->greeted ? take_exit(a, f, e) : 0;
+    if (f->stream != 0)
+        return a->greeted ? a->events->frame(a->owner, f, e) : 0;
     if (f->type != FRAME_HELLO && f->type != FRAME_STARTED && f->type != FRAME_FROZEN)
         return 0;
     doc = parse_json((const char *)f->data, f->len, e);
@@ -187,28 +205,20 @@ static int take_frame(struct agent *a, const struct frame *f, struct err *e)
     return rc;
 }
 
-/* False when a callback has closed the connection. */
-static bool hand_out(struct agent *a, struct err *e)
+/* -1: it is not the protocol. A callback may have closed the connection. */
+static int hand_out(struct agent *a, struct err *e)
 {
-    bool closed = false;
     struct frame f;
     int rc = 0;
 
-    a->closed = &closed;
-    while (!closed && (rc = frame_next(&a->in, &f, e)) == 1) {
+    while (!a->is_closed && (rc = frame_next(&a->in, &f, e)) == 1) {
         if (take_frame(a, &f, e) < 0)
-            rc = -1;
-        if (rc < 0)
-            break;
+            return -1;
     }
-    if (closed)
-        return false;
-    a->closed = NULL;
-    return rc >= 0;
+    return rc;
 }
 
-/* False when the connection is gone. */
-static bool receive(struct agent *a, int turns)
+static void receive(struct agent *a, int turns)
 {
     struct err e = {0};
 
@@ -218,46 +228,66 @@ static bool receive(struct agent *a, int turns)
         ssize_t n = space ? recv(a->fd, space, room, MSG_DONTWAIT) : -1;
 
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
-            return true;
+            return;
         if (n == 0)
             err_set(&e, ERR_INTERNAL, "the connection to the guest's agent ended");
         else if (n < 0)
             err_errno(&e, "read from the guest's agent");
         if (n > 0) {
             frame_reader_filled(&a->in, (size_t)n);
-            if (hand_out(a, &e))
+            if (hand_out(a, &e) >= 0 && !a->is_closed)
                 continue;
-            if (e.code == ERR_NONE)
-                return false; /* closed by its owner */
         }
-        lose(a, &e);
-        return false;
+        if (!a->is_closed)
+            lose(a, &e);
+        return;
     }
-    return true;
 }
 
-static void agent_ready(struct watch *w, uint32_t events)
+/* Callbacks may close the connection; the memory stays for as long as we look at it. */
+static void enter(struct agent *a)
 {
-    struct agent *a = container_of(w, struct agent, watch);
+    a->is_busy = true;
+}
+
+static void leave(struct agent *a)
+{
+    a->is_busy = false;
+    if (a->is_closed)
+        free(a);
+}
+
+static void serve(struct agent *a, uint32_t events)
+{
     struct err e = {0};
 
     if ((events & EPOLLOUT) && flush(a, &e) < 0) {
         lose(a, &e);
         return;
     }
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-        (void)receive(a, READS_PER_TURN);
+    if (a->was_full && a->out.len < AGENT_BACKLOG) {
+        a->was_full = false;
+        a->events->drained(a->owner);
+    }
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) && !a->is_closed)
+        receive(a, READS_PER_TURN);
 }
 
-struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_identity *who,
+static void agent_ready(struct watch *w, uint32_t events)
+{
+    struct agent *a = container_of(w, struct agent, watch);
+
+    enter(a);
+    serve(a, events);
+    leave(a);
+}
+
+struct agent *agent_open(struct loop *loop, int connection_fd, const struct agent_identity *who,
                          const struct agent_events *events, void *owner, struct err *e)
 {
-    auto_close int fd = sock_connect(dir_fd, VMM_AGENT_SOCKET, e);
-    struct agent *a;
+    auto_close int fd = connection_fd;
+    struct agent *a = mem_new(struct agent);
 
-    if (fd < 0)
-        return NULL;
-    a = mem_new(struct agent);
     a->loop = loop;
     a->events = events;
     a->owner = owner;
@@ -265,9 +295,10 @@ struct agent *agent_open(struct loop *loop, int dir_fd, const struct agent_ident
     a->out = BUF(OUT_MAX);
     frame_reader_init(&a->in);
     draw_nonce(a);
-    greet(a);
+    frame_put_hello(&a->out, a->nonce);
     introduce(a, who);
-    if (loop_watch(loop, &a->watch, fd, EPOLLIN | EPOLLOUT, e) < 0) {
+    a->watched = EPOLLIN | EPOLLOUT;
+    if (loop_watch(loop, &a->watch, fd, a->watched, e) < 0) {
         frame_reader_free(&a->in);
         buf_free(&a->out);
         free(a);
@@ -310,21 +341,24 @@ void agent_freeze(struct agent *a, int64_t serial)
 
 void agent_drain(struct agent *a)
 {
-    if (a->fd >= 0)
-        (void)receive(a, 1024);
+    if (a->fd < 0)
+        return;
+    enter(a);
+    receive(a, 1024);
+    leave(a);
 }
 
 void agent_close(struct agent *a)
 {
     if (!a)
         return;
-    if (a->closed)
-        *a->closed = true;
+    a->is_closed = true;
     if (a->fd >= 0) {
         loop_unwatch(a->loop, &a->watch);
         close(a->fd);
     }
     frame_reader_free(&a->in);
     buf_free(&a->out);
-    free(a);
+    if (!a->is_busy)
+        free(a);
 }

@@ -30,8 +30,6 @@
  * the directory of the instance to be, and lets it run on.
  */
 
-enum { RESUME_MS = 5000 };
-
 /* Links, or copies where the file has all the links it may have. */
 static int link_or_copy(int from_fd, int to_fd, const char *name, struct err *e)
 {
@@ -176,19 +174,7 @@ static int copy_ahead(const struct op *op, const struct vmm_handle *vm, int to_f
     return disk_ahead(op, vm, to_fd, e);
 }
 
-static int resume_source(const struct vm_op *op, const struct vmm_handle *vm, struct err *e)
-{
-    struct op resume = {clock_ms() + RESUME_MS, -1, op->job.op.trace};
-    auto_span span = op_span(&resume, "resume_vm");
-
-    if (vmm_resume(&resume, vm, e) == 0)
-        return 0;
-    log_error("instance %s does not run on after a fork: %s", op->id, e->msg);
-    return -1;
-}
-
-static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int to_fd,
-                       struct err *e)
+static int copy_paused(struct vm_op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
     auto_span span = op_span(&op->job.op, "source_paused");
     struct err failed = {0};
@@ -198,8 +184,9 @@ static int copy_paused(const struct vm_op *op, const struct vmm_handle *vm, int 
         rc = snapshot_save_rest(&op->job.op, vm, e);
     if (rc == 0)
         rc = clone_disks(&op->job.op, vm->dir_fd, to_fd, e);
-    if (resume_source(op, vm, &failed) == 0)
+    if (snapshot_go_on(op, vm, rc < 0 ? e : NULL, &failed) == 0)
         return rc;
+    log_error("instance %s does not run on after a fork: %s", op->id, failed.msg);
     if (rc == 0)
         *e = failed;
     return -1;
@@ -228,7 +215,7 @@ static int capture_run(struct vm_op *op, struct err *e)
 static void capture_apply(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     (void)op;
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     freeze_undo(w, row);
 }
 
@@ -313,7 +300,7 @@ static int bring_to_target(struct vm_op *op, struct err *e)
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
         return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, commit, e);
+                   : restore_wake(op, commit, true, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
     return commit(op, e);
@@ -399,6 +386,7 @@ struct forking {
     char id[ID_SIZE]; /* of the new, reserved row */
     char source[ID_SIZE];
     enum vm_state target;
+    const atomic_bool *abandoned;
 };
 
 static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
@@ -408,6 +396,7 @@ static void begin_fork(struct vm_world *w, struct forking *f, bool is_prepared)
     memcpy(op->other, f->source, sizeof(op->other));
     op->target = f->target;
     op->is_prepared = is_prepared;
+    op->abandoned = is_prepared ? NULL : f->abandoned;
     vm_op_begin(w, table_by_id(&w->table, f->id), op);
     free(f);
 }
@@ -503,6 +492,7 @@ void instance_fork(struct vm_world *w, struct instance *source, const struct for
     f->answered = answered;
     f->arg = arg;
     f->target = request->target;
+    f->abandoned = request->abandoned;
     memcpy(f->source, source->id, sizeof(f->source));
     memcpy(f->id, reserve(w, source, request->name)->id, sizeof(f->id));
     if (!runs) {

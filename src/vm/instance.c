@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 void table_init(struct instance_table *t)
 {
     *t = (struct instance_table){0};
     list_init(&t->order);
+    journal_init(&t->journal);
 }
 
 static void row_free(struct instance *row)
@@ -19,6 +21,7 @@ static void row_free(struct instance *row)
            list_empty(&row->waiters));
     spec_unref(row->spec);
     vm_run_free(&row->run);
+    row_text_unref(row->text);
     free(row);
 }
 
@@ -33,6 +36,14 @@ void table_free(struct instance_table *t)
     map_free(&t->ids);
     map_free(&t->names);
     free(t->sorted);
+    journal_free(&t->journal);
+}
+
+struct row_text *instance_text(const struct instance_table *t, struct instance *row)
+{
+    if (!row->text)
+        row->text = t->show(row);
+    return row->text;
 }
 
 struct instance *table_reserve(struct instance_table *t, const char *id, struct spec *spec)
@@ -41,11 +52,25 @@ struct instance *table_reserve(struct instance_table *t, const char *id, struct 
 
     memcpy(row->id, id, strlen(id) + 1);
     row->spec = spec;
+    row->observed_us = wall_us();
     list_init(&row->waiters);
     map_put(&t->ids, &row->by_id, row->id);
     map_put(&t->names, &row->by_name, spec->name);
     list_append(&t->order, &row->order);
     return row;
+}
+
+static void tell_waiters(struct instance *row, const struct instance *shown);
+
+static void tell(struct instance_table *t, struct instance *row, enum event_kind kind)
+{
+    row_text_unref(row->text);
+    row->text = NULL;
+    journal_add(&t->journal,
+                kind,
+                row->id,
+                t->show && t->journal.is_open ? row_text_ref(instance_text(t, row)) : NULL);
+    tell_waiters(row, row);
 }
 
 /* The place of the first sorted id that is not less. */
@@ -78,7 +103,7 @@ void table_publish(struct instance_table *t, struct instance *row)
     t->sorted[at] = row;
     t->n_sorted++;
     row->published = true;
-    instance_changed(t, row);
+    tell(t, row, EVENT_CREATED);
 }
 
 static void tell_waiters(struct instance *row, const struct instance *shown)
@@ -111,13 +136,20 @@ void table_remove(struct instance_table *t, struct instance *row)
         memmove(
             &t->sorted[at], &t->sorted[at + 1], (t->n_sorted - at - 1) * sizeof(struct instance *));
         t->n_sorted--;
-        t->revision++;
+        journal_add(&t->journal, EVENT_DELETED, row->id, NULL);
     }
     map_remove(&t->ids, &row->by_id);
     map_remove(&t->names, &row->by_name);
     list_remove(&row->order);
     tell_waiters(row, NULL);
     row_free(row);
+}
+
+size_t table_after(const struct instance_table *t, const char *id)
+{
+    size_t at = place_of(t, id);
+
+    return at < t->n_sorted && strcmp(t->sorted[at]->id, id) == 0 ? at + 1 : at;
 }
 
 bool table_name_is_taken(const struct instance_table *t, const char *name)
@@ -159,10 +191,8 @@ struct instance *table_resolve(const struct instance_table *t, const char *text,
 
 void instance_changed(struct instance_table *t, struct instance *row)
 {
-    if (!row->published)
-        return;
-    t->revision++;
-    tell_waiters(row, row);
+    if (row->published)
+        tell(t, row, EVENT_UPDATED);
 }
 
 void instance_wait(struct instance *row, struct instance_waiter *w)

@@ -5,8 +5,8 @@
  * Belongs to the loop thread; nothing here blocks. A row is shown (found, listed)
  * only once its creation is committed; until then it merely reserves its name, so
  * that a name is unique in one place. Whoever changes a row calls
- * instance_changed(), which counts the table's revision up, drops the row's kept
- * JSON and wakes who waits for it.
+ * instance_changed(), which gives the change a revision, drops the row's kept JSON
+ * and wakes who waits for it.
  */
 #pragma once
 
@@ -18,6 +18,8 @@
 #include "base/id.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "vm/events.h"
+#include "vm/probe.h"
 #include "vm/spec.h"
 #include "vm/state.h"
 
@@ -30,7 +32,10 @@ struct instance {
     char id[ID_SIZE];
     struct spec *spec;
     struct vm_run run;
-    int64_t observed_ms; /* CLOCK_MONOTONIC: when the state was last learned or confirmed */
+    struct probe probe;  /* whether the VMM answers; means nothing without a process */
+    int64_t observed_us; /* wall clock, as the next two: the state was learned or confirmed */
+    int64_t silent_us;   /* since when the VMM does not answer */
+    int64_t probed_us;   /* the last question had its result; 0: none had */
     bool published;
 
     struct vm_op *holder;      /* the operation that holds the row; NULL when none does */
@@ -39,6 +44,9 @@ struct instance {
     uint32_t named;            /* the address that its name leads guests to; 0: none yet */
     struct reservation *ports; /* of the host, from its start to its stop; NULL: none */
     struct vm_live *live;      /* watches on the process; NULL when there is none */
+    struct question *question; /* the prober's view of the process (prober.h); likewise */
+
+    struct row_text *text; /* as it is shown; NULL until somebody wants to see it */
 
     struct map_link by_id;
     struct map_link by_name;
@@ -59,7 +67,10 @@ struct instance_table {
     struct instance **sorted; /* published rows by id, for prefixes */
     size_t n_sorted;
     size_t sorted_room;
-    uint64_t revision; /* counts every change of a published row */
+    struct journal journal; /* and the revision: every change of a published row has one */
+
+    /* How a row is shown; one reference. NULL: to nobody. */
+    struct row_text *(*show)(const struct instance *row);
 };
 
 void table_init(struct instance_table *t);
@@ -70,13 +81,17 @@ struct instance *table_reserve(struct instance_table *t, const char *id, struct 
 void table_publish(struct instance_table *t, struct instance *row);
 void table_remove(struct instance_table *t, struct instance *row); /* frees it */
 
+size_t table_after(const struct instance_table *t, const char *id); /* place in sorted */
 bool table_name_is_taken(const struct instance_table *t, const char *name);
 struct instance *table_by_id(const struct instance_table *t, const char *id); /* also unpublished */
 
 /* Exact id, then exact name, then unique prefix of an id. ERR_NOT_FOUND; ERR_EXISTS "ambiguous". */
 struct instance *table_resolve(const struct instance_table *t, const char *text, struct err *e);
 
-/* The row changed: a new revision; waiters are told. */
+/* The row as it is shown, kept until it changes; borrowed. The table's show is set. */
+struct row_text *instance_text(const struct instance_table *t, struct instance *row);
+
+/* The row changed: a new revision; who follows and who waits for it are told. */
 void instance_changed(struct instance_table *t, struct instance *row);
 void instance_wait(struct instance *row, struct instance_waiter *w);
 void instance_unwait(struct instance_waiter *w);

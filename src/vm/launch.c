@@ -141,6 +141,7 @@ int launch_boot(struct vm_op *op, struct err *e)
     op->run.proc = op->started.id;
     memcpy(op->run.boot_id, op->env->boot_id, sizeof(op->run.boot_id));
     vm_run_clear_exit(&op->run);
+    op->run.restarts = 0;
     vm_run_enter(&op->run, VM_INITIALIZING, VM_BY_REQUEST, wall_us());
     op->run.started_us = op->run.since_us;
     op->run.stopped_us = 0;

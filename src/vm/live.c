@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -17,52 +16,21 @@
 #include "base/mem.h"
 #include "net/net.h"
 #include "vm/agent.h"
+#include "vm/dial.h"
 #include "vm/exit_note.h"
+#include "vm/guest_mux.h"
+#include "vm/live_private.h"
 #include "vm/log_limit.h"
 #include "vm/network.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
+#include "wire/frame.h"
 
-/*
- * After a restore: a greeting that met the rest of a cut frame is swallowed with it, and
- * the guest sees that only when the connection ends. So it is ended, and made again when
- * the guest had time to see it.
- */
-enum { GREETINGS = 5, AGAIN_MS = 300 };
-
-struct vm_live {
-    struct vm_world *world;
-    struct instance *row; /* lives as long as we do: a row with a live process is not freed */
-    uint64_t boot;        /* what the guest calls its run */
-    int pidfd;
-    struct watch exit_watch;
-    struct vmm_monitor *monitor;
-    struct agent *agent;
-    struct timer greeting; /* looks for it; after a restore only */
-    unsigned greetings;    /* so many were tried */
-    int64_t freezes;       /* so many were asked for: the serial of the last */
-    int frozen_fd;         /* an operation waits here to hear that the workload stands still; -1 */
-    struct log_limit *logs;
-    struct net_slot *slot; /* NULL: no network */
-    char *why_shutdown;    /* the VMM's word for why the VM ended; NULL for none */
-
-    bool exited; /* the process is gone; not judged yet */
-    struct proc_exit exit;
-    bool reported; /* the agent told how the workload ended */
-    struct exit_record report;
-};
+#define UNRESPONSIVE "unresponsive" /* our own word among a VMM's reasons */
 
 struct net_slot *live_slot(const struct instance *row)
 {
     return row->live ? row->live->slot : NULL;
-}
-
-static void tell_frozen(struct vm_live *live, uint64_t how)
-{
-    if (live->frozen_fd < 0)
-        return;
-    (void)!write(live->frozen_fd, &how, sizeof(how));
-    close(take_fd(&live->frozen_fd));
 }
 
 int live_dup_pidfd(const struct instance *row)
@@ -78,147 +46,126 @@ void live_kill(const struct instance *row)
         log_warn("kill instance %s: %s", row->id, e.msg);
 }
 
-void live_ask_shutdown(const struct instance *row, int64_t grace_ms)
-{
-    if (row->live && row->live->agent)
-        agent_shutdown(row->live->agent, grace_ms);
-}
-
-int live_freeze(const struct instance *row)
-{
-    struct vm_live *live = row->live;
-    int fd;
-
-    if (!live || !live->agent)
-        return -1;
-    tell_frozen(live, 2); /* an operation that has given up */
-    live->frozen_fd = eventfd(0, EFD_CLOEXEC);
-    fd = live->frozen_fd < 0 ? -1 : fcntl(live->frozen_fd, F_DUPFD_CLOEXEC, 3);
-    if (fd >= 0)
-        agent_freeze(live->agent, ++live->freezes);
-    return fd;
-}
-
-void live_thaw(const struct instance *row)
-{
-    if (row->live && row->live->agent)
-        agent_freeze(row->live->agent, 0);
-}
-
-/* What was observed is shown at once; the store hears of it when it can. */
-static void observed(struct vm_live *live)
+void live_observed(struct vm_live *live)
 {
     struct vm_world *w = live->world;
 
-    live->row->observed_ms = clock_ms();
+    live->row->observed_us = wall_us();
+    probe_overtake(&live->row->probe);
     instance_changed(&w->table, live->row);
     exit_note_store(w, live->row);
 }
 
-static void agent_started(void *owner, int64_t at_us)
+/* What the VMM says of itself: by its own word, or asked. */
+static void enter(struct vm_live *live, enum vm_state to, enum vm_source source)
 {
-    struct vm_live *live = owner;
-
-    (void)at_us; /* the guest's clock; the host's is what is accounted */
-    if (live->row->holder || live->row->run.state != VM_INITIALIZING)
+    if (live->row->holder || live->row->run.state == to)
         return;
-    vm_run_enter(&live->row->run, VM_RUNNING, VM_BY_EVENT, wall_us());
-    observed(live);
-}
-
-static void agent_exited(void *owner, const struct exit_record *record)
-{
-    struct vm_live *live = owner;
-
-    if (record->incarnation != live->boot)
-        return; /* word of an earlier process, replayed by a snapshot or made up */
-    live->reported = true;
-    live->report = *record;
-}
-
-static void agent_frozen(void *owner, int64_t serial, bool frozen, const char *message)
-{
-    struct vm_live *live = owner;
-
-    if (serial != live->freezes) /* of an operation that has given up */
-        return;
-    if (!frozen)
-        log_warn("instance %s: its workload does not stand still: %s", live->row->id, message);
-    tell_frozen(live, frozen ? 1 : 2);
-}
-
-static void agent_lost(void *owner, const struct err *why)
-{
-    struct vm_live *live = owner;
-
-    log_debug("instance %s: %s", live->row->id, why->msg);
-    tell_frozen(live, 2);
-    agent_close(live->agent);
-    live->agent = NULL;
-}
-
-static const struct agent_events from_agent = {
-    .started = agent_started,
-    .exited = agent_exited,
-    .frozen = agent_frozen,
-    .lost = agent_lost,
-};
-
-static void look_for_greeting(struct timer *t);
-
-/* A guest that boots takes its time, and has nothing cut in its stream. */
-static void connect_agent(struct vm_live *live, int dir_fd)
-{
-    struct instance *row = live->row;
-    struct agent_identity who = {row->id, row->spec->name, row->run.address};
-    struct err e = {0};
-
-    live->agent = agent_open(live->world->loop, dir_fd, &who, &from_agent, live, &e);
-    if (!live->agent)
-        log_debug("instance %s: %s", row->id, e.msg);
-    if (row->run.boot == row->run.incarnation || ++live->greetings >= GREETINGS)
-        return;
-    live->greeting.fn = look_for_greeting;
-    loop_timer_start(live->world->loop, &live->greeting, live->world->greeting_patience_ms);
-}
-
-static void connect_again(struct timer *t)
-{
-    struct vm_live *live = container_of(t, struct vm_live, greeting);
-    struct err e = {0};
-    int dir_fd = env_open_instance(&live->world->env, live->row->id, &e);
-
-    if (dir_fd < 0)
-        return;
-    connect_agent(live, dir_fd);
-    close(dir_fd);
-}
-
-static void look_for_greeting(struct timer *t)
-{
-    struct vm_live *live = container_of(t, struct vm_live, greeting);
-
-    if (live->agent && agent_has_greeted(live->agent))
-        return;
-    log_debug("instance %s: its agent does not greet; connecting again", live->row->id);
-    agent_close(live->agent);
-    live->agent = NULL;
-    t->fn = connect_again;
-    loop_timer_start(live->world->loop, t, AGAIN_MS);
+    vm_run_enter(&live->row->run, to, source, wall_us());
+    live_observed(live);
 }
 
 static void enter_by_event(struct vm_live *live, enum vm_state from, enum vm_state to)
 {
-    if (live->row->holder || live->row->run.state != from)
+    if (live->row->run.state == from)
+        enter(live, to, VM_BY_EVENT);
+}
+
+/* The answer to a question. Running says nothing of the guest's own progress. */
+static void take_status(struct vm_live *live, enum vmm_status status)
+{
+    enum vm_state now = live->row->run.state;
+
+    switch (status) {
+    case VMM_STATUS_CREATED:
+        enter(live, VM_CREATED, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_PAUSED:
+        enter(live, VM_PAUSED, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_SHUTDOWN:
+        enter(live, VM_SHUTDOWN, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_RUNNING:
+        if (now != VM_INITIALIZING && now != VM_RUNNING)
+            enter(live, now == VM_CREATED ? VM_INITIALIZING : VM_RUNNING, VM_BY_PROBE);
+        break;
+    case VMM_STATUS_UNKNOWN:
+        break;
+    }
+}
+
+static void ask_when_ready(struct vm_live *live)
+{
+    struct err e = {0};
+
+    live->is_ready = true;
+    if (live->is_asked && vmm_monitor_probe(live->monitor, &e) < 0) {
+        log_debug("instance %s: %s", live->row->id, e.msg);
+        prober_refused(&live->world->prober, live->row);
+    }
+    live->is_asked = false;
+}
+
+void live_hang_up(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    vmm_monitor_close(live->monitor);
+    live->monitor = NULL;
+    live->is_ready = live->is_asked = false;
+}
+
+/* Its events may have been missed: whoever is asked next connects anew. */
+static void monitor_lost(struct vm_live *live, const char *why)
+{
+    struct prober *prober = &live->world->prober;
+
+    log_debug("instance %s: its VMM's events: %s", live->row->id, why ? why : "lost");
+    live_hang_up(live->row);
+    if (live->row->probe.is_in_flight)
+        prober_refused(prober, live->row);
+    else if (!live->why_shutdown && !live->reported) /* which its end explains */
+        prober_resync(prober, live->row);
+}
+
+/* The process goes on, and the workload begins again: its end is kept as the last one's. */
+static void guest_restarted(struct vm_live *live)
+{
+    struct vm_run *run = &live->row->run;
+    char text[80];
+
+    if (live->row->holder)
         return;
-    vm_run_enter(&live->row->run, to, VM_BY_EVENT, wall_us());
-    observed(live);
+    run->restarts++;
+    (void)snprintf(text,
+                   sizeof(text),
+                   "the guest restarted its machine, %u time%s so far",
+                   run->restarts,
+                   run->restarts == 1 ? "" : "s");
+    if (live->reported)
+        vm_run_set_exit(run, live->report.code, live->report.message);
+    else
+        vm_run_set_end(run, text);
+    live->reported = false;
+    vm_run_enter(run, VM_INITIALIZING, VM_BY_EVENT, wall_us());
+    run->started_us = run->since_us;
+    log_info("instance %s (%s): %s", live->row->id, live->row->spec->name, text);
+    live_observed(live);
 }
 
 static void on_monitor(void *owner, const struct vmm_event *event)
 {
     struct vm_live *live = owner;
+    struct prober *prober = &live->world->prober;
 
+    if (event->kind == VMM_EVENT_STATUS) {
+        if (prober_answered(prober, live->row))
+            take_status(live, event->status);
+        return;
+    }
+    if (event->kind != VMM_EVENT_LOST)
+        prober_heard(prober, live->row);
     switch (event->kind) {
     case VMM_EVENT_PAUSED:
         enter_by_event(live, VM_RUNNING, VM_PAUSED);
@@ -234,14 +181,79 @@ static void on_monitor(void *owner, const struct vmm_event *event)
                                                                        : "");
         break;
     case VMM_EVENT_LOST:
-        vmm_monitor_close(live->monitor);
-        live->monitor = NULL;
+        monitor_lost(live, event->reason);
+        break;
+    case VMM_EVENT_REBOOT:
+        guest_restarted(live);
         break;
     case VMM_EVENT_READY:
+        ask_when_ready(live);
+        break;
     case VMM_EVENT_STATUS:
-    case VMM_EVENT_REBOOT:
         break;
     }
+}
+
+/* --- for the prober --- */
+
+static int open_monitor(struct vm_live *live, int dir_fd, struct err *e)
+{
+    if (!live->row->spec->driver->monitor)
+        return err_set(e, ERR_UNSUPPORTED, "%s cannot be asked", live->row->spec->hypervisor);
+    live->is_ready = live->is_asked = false;
+    live->monitor =
+        vmm_monitor_open(live->row->spec->driver, live->world->loop, dir_fd, on_monitor, live, e);
+    return live->monitor ? 0 : -1;
+}
+
+int live_ask(struct instance *row, struct err *e)
+{
+    struct vm_live *live = row->live;
+
+    if (!live->monitor) {
+        /* Its VMM's working directory: the kernel has it at hand, no disk is waited for. */
+        auto_close int dir_fd = env_open_instance(&live->world->env, row->id, e);
+
+        if (dir_fd < 0 || open_monitor(live, dir_fd, e) < 0)
+            return -1;
+    }
+    if (live->is_ready)
+        return vmm_monitor_probe(live->monitor, e);
+    live->is_asked = true;
+    return 0;
+}
+
+void live_drain(struct instance *row)
+{
+    if (row->live->monitor)
+        vmm_monitor_drain(row->live->monitor);
+}
+
+void live_probed(struct instance *row)
+{
+    struct vm_world *w = row->live->world;
+    struct vm_run *run = &row->run;
+
+    if (probe_is_unknown(&row->probe) && run->state != VM_UNKNOWN) {
+        log_warn("instance %s (%s): its VMM does not answer", row->id, row->spec->name);
+        vm_run_enter(run, VM_UNKNOWN, VM_BY_PROBE, wall_us());
+    } else if (!probe_is_unknown(&row->probe) && run->state == VM_UNKNOWN) {
+        log_info("instance %s (%s): its VMM answers again", row->id, row->spec->name);
+        vm_run_enter(run, run->before, VM_BY_PROBE, wall_us());
+    }
+    instance_changed(&w->table, row);
+}
+
+void live_kill_silent(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    log_warn("instance %s (%s): its VMM did not answer for too long; killing it",
+             row->id,
+             row->spec->name);
+    free(live->why_shutdown);
+    live->why_shutdown = mem_strdup(UNRESPONSIVE);
+    live_kill(row);
 }
 
 static void process_ended(struct watch *watch, uint32_t events)
@@ -273,31 +285,39 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     live->slot = slot;
     live->frozen_fd = -1;
     live->exit_watch.fn = process_ended;
+    live->guest = guest_new(w->loop);
     row->live = live;
     if (loop_watch(w->loop, &live->exit_watch, pidfd, EPOLLIN, &e) < 0) {
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    connect_agent(live, dir_fd);
+    live_connect_agent(live, dir_fd);
     live->logs = log_limit_new(w, row->id, dir_fd);
-    if (row->spec->driver->monitor)
-        live->monitor = vmm_monitor_open(row->spec->driver, w->loop, dir_fd, on_monitor, live, &e);
-    if (e.code != ERR_NONE)
+    if (!row->spec->driver->monitor)
+        return;
+    prober_add(&w->prober, &live->question, row);
+    if (open_monitor(live, dir_fd, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
 void live_detach(struct vm_world *w, struct instance *row)
 {
     struct vm_live *live = row->live;
+    struct err e;
 
     if (!live)
         return;
+    if (row->question)
+        prober_remove(&w->prober, row->question);
     row->live = NULL;
+    e = live_end_of_work(row);
+    guest_free(live->guest, &e);
     if (live->exit_watch.fd > 0 && !live->exited)
         loop_unwatch(w->loop, &live->exit_watch);
     loop_timer_stop(w->loop, &live->greeting);
-    tell_frozen(live, 2);
+    live_tell_frozen(live, 2);
     vmm_monitor_close(live->monitor);
+    dial_free(live->dial);
     agent_close(live->agent);
     log_limit_free(live->logs);
     if (live->slot)
@@ -307,16 +327,34 @@ void live_detach(struct vm_world *w, struct instance *row)
     free(live);
 }
 
+void live_let_go(struct vm_world *w, struct instance *row)
+{
+    if (row->run.state == VM_UNKNOWN) {
+        vm_run_enter(&row->run, row->run.before, VM_BY_REQUEST, wall_us());
+        instance_changed(&w->table, row);
+    }
+    live_detach(w, row);
+}
+
 /* What can be said of an end that the guest did not report. */
 static void describe_end(const struct vm_live *live, char *out, size_t size)
 {
+    const struct vmm_driver *driver = live->row->spec->driver;
+    const char *meaning = driver->exit_meaning ? driver->exit_meaning(live->exit.code) : NULL;
+
     if (live->why_shutdown && strcmp(live->why_shutdown, "guest-panic") == 0)
         (void)snprintf(out, size, "the guest's kernel panicked");
-    else if (live->exit.known && live->exit.code > 128)
+    else if (live->why_shutdown && strcmp(live->why_shutdown, UNRESPONSIVE) == 0)
+        (void)snprintf(out, size, "the VMM did not answer any more and was killed, as configured");
+    else if (live->exit.known && live->exit.code > 128 && !meaning)
         (void)snprintf(out, size, "the VMM was ended by signal %d", live->exit.code - 128);
     else if (live->exit.known && live->exit.code != 0)
-        (void)snprintf(
-            out, size, "the VMM exited with status %d; see its log (source vmm)", live->exit.code);
+        (void)snprintf(out,
+                       size,
+                       "the VMM exited with status %d%s%s; see its log (source vmm)",
+                       live->exit.code,
+                       meaning ? ": " : "",
+                       meaning ? meaning : "");
     else
         (void)snprintf(out, size, "the VM ended without a report from the guest");
 }
@@ -345,7 +383,7 @@ void live_judge(struct vm_world *w, struct instance *row)
              row->run.exit_message ? row->run.exit_message : "");
     live_detach(w, row);
     network_settle_ports(row, false);
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     instance_changed(&w->table, row);
     exit_note_store(w, row);
     if (!reported)

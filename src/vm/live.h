@@ -19,6 +19,7 @@
 
 #include "vm/world.h"
 
+struct guest;
 struct net_slot;
 
 /*
@@ -30,6 +31,9 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
 
 /* Lets go of everything; the process is not touched. Fine on a row without one. */
 void live_detach(struct vm_world *w, struct instance *row);
+
+/* The same as the daemon ends: what nobody watches any more is not Unknown, but as it was. */
+void live_let_go(struct vm_world *w, struct instance *row);
 
 /* If the process has ended and nobody holds the row: the row becomes Stopped, and why. */
 void live_judge(struct vm_world *w, struct instance *row);
@@ -45,5 +49,17 @@ void live_kill(const struct instance *row);             /* SIGKILL; its end come
 int live_freeze(const struct instance *row);
 void live_thaw(const struct instance *row); /* fine on one that was not frozen, or has ended */
 
+/* --- for the prober (prober.h); the row has a process --- */
+
+/* Puts a question to the VMM, over a new connection if the old one is gone. -1: it cannot be
+ * asked. */
+int live_ask(struct instance *row, struct err *e);
+void live_hang_up(struct instance *row);     /* the next question goes over a new connection */
+void live_drain(struct instance *row);       /* takes what the VMM has said already */
+void live_probed(struct instance *row);      /* whether it answers has changed: shows it */
+void live_kill_silent(struct instance *row); /* by the policy for those that do not answer */
+
 /* Asks the guest to end its workload and then the VM. Whether it heard is not known. */
 void live_ask_shutdown(const struct instance *row, int64_t grace_ms);
+
+struct guest *live_guest(const struct instance *row); /* its streams; NULL without a process */

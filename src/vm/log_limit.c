@@ -12,12 +12,22 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-enum { LOOK_AFTER_MS = 1000, BLOCK = 4096, N_LOGS = 2 };
+enum { LOOK_AFTER_MS = 1000, BLOCK = 4096, N_LOGS = 3 };
 
-static const char *const names[N_LOGS] = {VMM_SERIAL_LOG, VMM_VMM_LOG};
+/* Of events no more than the last counts. */
+static const struct log_kind {
+    const char *name;
+    off_t ceiling;
+    off_t kept;
+} kinds[N_LOGS] = {
+    {VMM_SERIAL_LOG, LOG_CEILING, LOG_KEPT},
+    {VMM_VMM_LOG, LOG_CEILING, LOG_KEPT},
+    {VMM_EVENTS_LOG, LOG_EVENTS_CEILING, LOG_EVENTS_CEILING / 2},
+};
 
 struct limited {
     struct log_limit *owner;
+    const struct log_kind *kind;
     int fd; /* -1: not there */
     struct fswatch grown;
     struct timer look;
@@ -34,6 +44,7 @@ struct log_limit {
 struct cut {
     struct job job;
     struct limited *log; /* NULL: the limit is gone */
+    const struct log_kind *kind;
     int fd;
     struct cut *next;
 };
@@ -44,9 +55,9 @@ static void cut_run(struct job *job)
     struct stat st;
     off_t end;
 
-    if (fstat(cut->fd, &st) < 0 || (off_t)st.st_blocks * 512 <= LOG_CEILING)
+    if (fstat(cut->fd, &st) < 0 || (off_t)st.st_blocks * 512 <= cut->kind->ceiling)
         return;
-    end = (st.st_size - LOG_KEPT) & ~(off_t)(BLOCK - 1);
+    end = (st.st_size - cut->kind->kept) & ~(off_t)(BLOCK - 1);
     if (end > 0 && fallocate(cut->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, end) < 0)
         err_errno(&job->err, "shorten a log");
 }
@@ -90,6 +101,7 @@ static void look(struct timer *t)
     struct err e = {0};
 
     cut->log = log;
+    cut->kind = log->kind;
     cut->fd = fcntl(log->fd, F_DUPFD_CLOEXEC, 3);
     cut->job.run = cut_run;
     cut->job.done = cut_done;
@@ -127,13 +139,14 @@ struct log_limit *log_limit_new(struct vm_world *w, const char *id, int dir_fd)
         struct limited *log = &l->logs[i];
 
         log->owner = l;
+        log->kind = &kinds[i];
         log->grown.fn = grown;
         log->look.fn = look;
-        log->fd = openat(dir_fd, names[i], O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        log->fd = openat(dir_fd, kinds[i].name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
         if (log->fd >= 0)
             watch_log(log);
         else if (errno != ENOENT)
-            log_warn("instance %s: %s is not limited: %m", id, names[i]);
+            log_warn("instance %s: %s is not limited: %m", id, kinds[i].name);
     }
     return l;
 }

@@ -14,7 +14,11 @@
 
 #include "vm/world.h"
 
-enum { LOG_CEILING = 50 * 1024 * 1024, LOG_KEPT = LOG_CEILING / 2 };
+enum {
+    LOG_CEILING = 50 * 1024 * 1024,
+    LOG_KEPT = LOG_CEILING / 2,
+    LOG_EVENTS_CEILING = 128 * 1024, /* of VMM_EVENTS_LOG */
+};
 
 struct log_limit;
 

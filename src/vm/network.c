@@ -4,10 +4,26 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "net/net.h"
+#include "vmm/vmm.h"
 
 static bool has_network(const struct vm_world *w, const struct spec *spec)
 {
-    return spec->network_enabled && w->net && net_is_on(w->net);
+    return spec->network_enabled && spec->driver && spec->driver->takes_tap_file && w->net &&
+           net_is_on(w->net);
+}
+
+static int refuse_ports(const struct vm_world *w, const struct spec *spec, struct err *e)
+{
+    if (w->net && net_is_on(w->net))
+        return err_set(e,
+                       ERR_UNSUPPORTED,
+                       "ports cannot be published: a guest of %s has no network; take another "
+                       "hypervisor",
+                       spec->hypervisor);
+    return err_set(e,
+                   ERR_UNSUPPORTED,
+                   "ports cannot be published: %s",
+                   w->net ? net_why_off(w->net) : "there is no network");
 }
 
 static int reserve_ports(struct vm_world *w, struct instance *row, struct err *e)
@@ -53,7 +69,7 @@ int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, st
     if (!op->starts_vmm || (row->spec->n_ports == 0 && !has_network(w, row->spec)))
         return 0;
     if (!has_network(w, row->spec))
-        return err_set(e, ERR_UNSUPPORTED, "ports cannot be published: %s", net_why_off(w->net));
+        return refuse_ports(w, row->spec, e);
     if (reserve_ports(w, row, e) < 0)
         return -1;
     op->slot = net_claim(w->net, op->run.address, e);
@@ -144,7 +160,10 @@ const struct net_plan *network_of_vmm(const struct vm_op *op)
 {
     const struct net *net = op->env->net;
 
-    return op->spec->network_enabled && net && net_leaves_it_to_vmm(net) ? net_plan(net) : NULL;
+    return op->spec->network_enabled && op->spec->driver->makes_network && net &&
+                   net_leaves_it_to_vmm(net)
+               ? net_plan(net)
+               : NULL;
 }
 
 struct spec_network network_of_guest(const struct vm_op *op)

@@ -16,6 +16,7 @@
 #include "vm/exit_note.h"
 #include "vm/live.h"
 #include "vm/network.h"
+#include "vm/restore.h"
 
 static void op_start(struct vm_op *op, struct instance *row);
 
@@ -44,12 +45,15 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     vm_run_free(&row->run);
     row->run = vm_run_copy(&op->run);
-    row->observed_ms = clock_ms();
+    row->observed_us = wall_us();
     network_name(w, row);
     if (op->started.pidfd >= 0)
         live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd, network_hand_over(w, op));
     else if (!vm_state_has_process(row->run.state))
         live_detach(w, row);
+    else
+        prober_heard(&w->prober, row);
+    probe_overtake(&row->probe);
     instance_changed(&w->table, row);
 }
 
@@ -87,6 +91,25 @@ static void answer(struct vm_op *op, const struct instance *row)
     if (op->answered)
         op->answered(op, row);
     op_free(op);
+}
+
+static void answer_early(struct post *post)
+{
+    struct vm_op *op = container_of(post, struct vm_op, early);
+    void (*answered)(struct vm_op * op, const struct instance *row) = op->answered;
+
+    op->answered = NULL;
+    op->err = op->early_err;
+    if (answered)
+        answered(op, table_by_id(&op->world->table, op->id));
+    op->err = (struct err){0};
+}
+
+void vm_op_answer_early(struct vm_op *op, const struct err *why)
+{
+    op->early_err = *why;
+    op->early.fn = answer_early;
+    loop_post(op->world->loop, &op->early);
 }
 
 void vm_op_refuse(struct vm_op *op)
@@ -221,7 +244,11 @@ static void op_run(struct job *job)
 
     span_end(&op->queued);
     job->op.trace = &op->trace;
-    (void)op->verb->run(op, &job->err);
+    if (op->abandoned && atomic_load(op->abandoned))
+        err_set(
+            &job->err, ERR_CANCELLED, "the client went away before the %s began", op->verb->name);
+    else
+        (void)op->verb->run(op, &job->err);
     note_operation(op, &job->err, clock_us() - began_us);
     (void)op_span(&job->op, "publish"); /* ends with the trace: back to the loop, table, watches */
 }
@@ -241,10 +268,14 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->pidfd = live_dup_pidfd(row);
     op->job.run = op_run;
     op->job.done = op_done;
-    op->job.kind = op->verb->kind;
-    op->job.timeout_ms = op->verb->timeout_ms;
+    op->job.kind =
+        op->verb->kind == VM_JOB_RESTORE ? restore_job_kind(op->spec->driver) : op->verb->kind;
+    op->job.timeout_ms =
+        op->verb->kind == VM_JOB_SNAPSHOT ? w->snapshot_timeout_ms : op->verb->timeout_ms;
     row->holder = op;
-    op->queued = span_begin(&op->trace, "queue");
+    op->queued = span_begin(
+        &op->trace,
+        op->job.kind == VM_JOB_RESTORE_FIRECRACKER ? "firecracker_restore_capacity_wait" : "queue");
     if (op->verb->begin)
         op->verb->begin(w, row, op);
     if (network_claim(w, row, op, &op->err) < 0 || jobs_submit(w->jobs, &op->job, &op->err) < 0) {

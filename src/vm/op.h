@@ -23,6 +23,7 @@
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "loop/beside.h"
@@ -67,10 +68,12 @@ struct vm_op {
     void (*answered)(struct vm_op *op,
                      const struct instance *row); /* err says how; row may be NULL */
     void *arg;
-    int64_t grace_ms;       /* stop, delete: how long the guest may take to end by itself */
-    char other[ID_SIZE];    /* fork: the source; capture: the instance to be */
-    enum vm_state target;   /* fork: what the new instance becomes */
-    bool is_prepared;       /* fork: its directory was made by a capture */
+    int64_t grace_ms;             /* stop, delete: how long the guest may take to end by itself */
+    char other[ID_SIZE];          /* fork: the source; capture: the instance to be */
+    enum vm_state target;         /* fork: what the new instance becomes */
+    bool is_prepared;             /* fork: its directory was made by a capture */
+    const atomic_bool *abandoned; /* set once nobody waits for it: then it does not begin. NULL: it
+                                     does in any case. Lives until answered() */
     struct spec *next_spec; /* start, update: what the instance becomes; NULL: as it is. Owned */
 
     /* Filled in as it takes hold: the job's own view of the instance. */
@@ -102,6 +105,8 @@ struct vm_op {
     struct job job;
     struct err err;
     struct timer patience;
+    struct post early;    /* of vm_op_answer_early() */
+    struct err early_err; /* what it says */
 };
 
 struct vm_op *vm_op_new(const struct vm_verb *verb,
@@ -129,6 +134,13 @@ void vm_op_refuse(struct vm_op *op);
  * started, or on none where the state has none.
  */
 void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op);
+
+/*
+ * Worker, from run(): the operation has failed, which the client is told now, although
+ * run() has more to do before the row is free. Once; what run() returns later only
+ * goes into the row.
+ */
+void vm_op_answer_early(struct vm_op *op, const struct err *why);
 
 /* For answered(). */
 const struct err *vm_op_error(const struct vm_op *op);

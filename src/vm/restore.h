@@ -2,13 +2,20 @@
 /*
  * Waking the snapshot in op->dir_fd: of an instance itself, or of a fork.
  *
- * Load, commit, let the guest run, drop the snapshot, in this order. Before the
- * commit a crash leaves a snapshot that is good, since its guest has not touched
- * the disk; after it the next start lets the process run on. Once the guest has run
- * the snapshot no longer fits the disk. That is why the load does not resume: a
- * QEMU's resume is a call of a fraction of a millisecond.
+ * Once the guest has run the snapshot no longer fits the disk, so a crash must never
+ * leave a record that says "asleep" beside a disk that has moved on. Two ways:
  *
- * Worker; blocks. On failure the process is gone and the snapshot is kept.
+ * Load, commit, let the guest run, drop the snapshot. Before the commit a crash
+ * leaves a good snapshot; after it the next start lets the process run on. For
+ * QEMU, whose resume is a call of a fraction of a millisecond.
+ *
+ * Load with the resume in it: that it runs is committed before, while the VMM
+ * starts, together with its process and what the disk was then. If nothing came of
+ * the load and the disk is as it was, the snapshot is good and the record is taken
+ * back, at once or at the next start; else the instance has stopped, and why is
+ * said. A fork needs no such promise, since nobody knows of it until it is whole.
+ *
+ * Worker; blocks. On failure the process is gone.
  */
 #pragma once
 
@@ -16,5 +23,12 @@
 
 typedef int restore_commit(struct vm_op *op, struct err *e);
 
-/* Fills in op->run and op->started; commit makes op->run durable. */
-int restore_wake(struct vm_op *op, restore_commit *commit, struct err *e);
+/* How many restores of this driver go on at once is its own affair: the kind of its jobs. */
+enum vm_job_kind restore_job_kind(const struct vmm_driver *driver);
+
+/*
+ * Fills in op->run and op->started; commit makes op->run durable. is_new: a fork, of
+ * which nobody knows yet. On failure op->run.state is VM_STANDBY, or VM_STOPPED when
+ * the guest may have run.
+ */
+int restore_wake(struct vm_op *op, restore_commit *commit, bool is_new, struct err *e);

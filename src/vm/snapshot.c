@@ -17,7 +17,7 @@
 #define HALF_MADE VMM_SNAPSHOT_DIR ".new"
 #define MADE_BY "made-by" /* {"incarnation":N,"identity":"..."} */
 
-enum { MADE_BY_MAX = 64 * 1024, RESUME_MS = 5000 };
+enum { MADE_BY_MAX = 64 * 1024 };
 
 static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
                          const struct vmm_host *host, uint64_t incarnation, struct err *e)
@@ -128,20 +128,6 @@ static int save(const struct op *op, const struct vmm_handle *vm, const struct v
     return publish(op, vm->dir_fd, snapshot_fd, e);
 }
 
-/* The VM goes on as if nothing had been; one that was killed meanwhile does not. */
-static void go_on(const struct vmm_handle *vm)
-{
-    struct op op = {clock_ms() + RESUME_MS, -1};
-    struct err e = {0};
-
-    if (snapshot_remove(vm->dir_fd, &e) < 0) {
-        log_warn("%s: a snapshot that failed stays on the disk: %s", vm->name, e.msg);
-        err_clear(&e);
-    }
-    if (vmm_resume(&op, vm, &e) < 0)
-        log_warn("%s: %s", vm->name, e.msg);
-}
-
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e)
 {
@@ -150,11 +136,27 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
     /* Most of the disk's dirty pages go out while the guest still runs. */
     if (snapshot_remove(vm->dir_fd, e) < 0 || sync_disk(op, vm, e) < 0)
         return -1;
-    if (save(op, vm, host, incarnation, e) < 0) {
-        go_on(vm);
+    if (save(op, vm, host, incarnation, e) < 0)
         return -1;
-    }
     return 0;
+}
+
+int64_t snapshot_disk_stamp(int dir_fd)
+{
+    static const char *const disks[] = {VMM_OVERLAY, VMM_CONFIG_DISK};
+    int64_t latest = 0;
+
+    for (size_t i = 0; i < sizeof(disks) / sizeof(disks[0]); i++) {
+        struct stat st;
+        int64_t at;
+
+        if (fstatat(dir_fd, disks[i], &st, AT_SYMLINK_NOFOLLOW) < 0)
+            return 0;
+        at = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+        if (at > latest)
+            latest = at;
+    }
+    return latest;
 }
 
 bool snapshot_is_there(int dir_fd)

@@ -11,14 +11,25 @@
  */
 #pragma once
 
-#include "vm/world.h"
+#include "vm/op.h"
 
 /*
- * Pauses the VM and saves it. On failure nothing of it stays, and the VM runs on
- * if it still can.
+ * Pauses the VM and saves it. What a failure leaves behind is snapshot_give_up()'s: half
+ * a snapshot, and a VM that is paused.
  */
 int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
                   uint64_t incarnation, struct err *e);
+
+/*
+ * The VM goes on as if nothing had been, and what there is of the snapshot goes. A VMM
+ * that is busy with it all the same is waited for, for as long as nobody preempts; why,
+ * if it says that time ran out, is what the client is told before.
+ */
+void snapshot_give_up(struct vm_op *op, const struct vmm_handle *vm, const struct err *why);
+
+/* The first half of it: also for a VM whose snapshot is done with. */
+int snapshot_go_on(struct vm_op *op, const struct vmm_handle *vm, const struct err *why,
+                   struct err *e);
 
 /*
  * A snapshot for another instance, whose directory is not published yet, in three steps:
@@ -32,6 +43,13 @@ int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct 
 int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
                   int to_fd, struct err *e);
 int snapshot_sync(int dir_fd, struct err *e);
+
+/*
+ * When the writable disks were last written to, in ns. While it stands still no guest
+ * has run on from the snapshot, and it still fits its disk. Means nothing after a boot
+ * of the host: data may have reached the disk before the time did. 0: cannot be had.
+ */
+int64_t snapshot_disk_stamp(int dir_fd);
 
 /* Whether there is one, whole or half-made, of whichever incarnation. */
 bool snapshot_is_there(int dir_fd);

@@ -53,9 +53,13 @@ static int run(struct vm_op *op, struct err *e)
     int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
-    if (op->dir_fd < 0 || freeze_await(op, e) < 0 ||
-        snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0)
+    if (op->dir_fd < 0 || freeze_await(op, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);
+    if (snapshot_take(&op->job.op, &vm, op->env->host, op->run.incarnation, e) < 0) {
+        err_wrap(e, "standby %s", op->spec->name);
+        snapshot_give_up(op, &vm, e);
+        return -1;
+    }
     op->held_fd = vmm_hold_memory(&vm);
     if (proc_signal(op->pidfd, SIGKILL, e) < 0)
         return err_wrap(e, "standby %s", op->spec->name);

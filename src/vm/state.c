@@ -27,6 +27,18 @@ static const struct {
 };
 static_assert(sizeof(states) / sizeof(states[0]) == N_VM_STATES, "states[] misses a vm_state");
 
+const char *vm_source_name(enum vm_source s)
+{
+    static const char *const names[] = {
+        [VM_BY_REQUEST] = "request",
+        [VM_BY_EXIT] = "exit",
+        [VM_BY_EVENT] = "event",
+        [VM_BY_PROBE] = "probe",
+    };
+
+    return names[s];
+}
+
 const char *vm_state_name(enum vm_state s)
 {
     return states[s].name;
@@ -58,6 +70,8 @@ void vm_run_enter(struct vm_run *run, enum vm_state state, enum vm_source source
     run->source = source;
     if (state == run->state)
         return;
+    if (state == VM_UNKNOWN)
+        run->before = run->state;
     if (at_us > run->since_us) /* a wall clock may step back; time spent is never negative */
         run->phase_ms[run->state] += (at_us - run->since_us) / 1000;
     run->state = state;
@@ -107,17 +121,21 @@ void vm_run_write(struct buf *out, const struct vm_run *run)
     char address[ADDRESS_TEXT_SIZE];
 
     jout_open(&j, NULL, '{');
-    jout_str(&j, "state", vm_state_name(run->state));
+    jout_str(&j, "state", vm_state_name(run->state == VM_UNKNOWN ? run->before : run->state));
     jout_int(&j, "since_us", run->since_us);
     jout_int(&j, "incarnation", (int64_t)run->incarnation);
     jout_int(&j, "boot", (int64_t)run->boot);
     jout_int(&j, "pid", run->proc.pid);
     jout_int(&j, "start_ticks", (int64_t)run->proc.start_ticks);
     jout_str(&j, "boot_id", run->boot_id);
+    if (run->disk_stamp)
+        jout_int(&j, "disk_stamp", run->disk_stamp);
     if (run->address)
         jout_str(&j, "address", address_text(run->address, address));
     jout_int(&j, "started_us", run->started_us);
     jout_int(&j, "stopped_us", run->stopped_us);
+    if (run->restarts)
+        jout_int(&j, "restarts", run->restarts);
     if (run->exit_known)
         jout_int(&j, "exit_code", run->exit_code);
     if (run->exit_message)
@@ -155,8 +173,10 @@ int vm_run_read(const char *json, struct vm_run *out, struct err *e)
     run.boot = (uint64_t)integer(doc, "boot");
     run.proc.pid = (pid_t)integer(doc, "pid");
     run.proc.start_ticks = (uint64_t)integer(doc, "start_ticks");
+    run.disk_stamp = integer(doc, "disk_stamp");
     run.started_us = integer(doc, "started_us");
     run.stopped_us = integer(doc, "stopped_us");
+    run.restarts = (uint32_t)integer(doc, "restarts");
     text = json_string_value(json_object_get(doc, "boot_id"));
     if (text && strlen(text) < sizeof(run.boot_id))
         memcpy(run.boot_id, text, strlen(text));

@@ -23,7 +23,8 @@
  * VM_PAUSED        The process lives, the VM's CPUs are stopped.
  * VM_SHUTDOWN      The VM is off, its process lives. It ends on its own or by a stop.
  * VM_STANDBY       No process; a whole snapshot lies in the directory.
- * VM_UNKNOWN       The process lives and does not answer; state_error says more.
+ * VM_UNKNOWN       The process lives and does not answer (vm/probe.h). Left by any sign of
+ *                  life, to the state before it; by the process's end; by a stop or delete.
  *
  * INITIALIZING to SHUTDOWN have a process: proc, boot_id and incarnation are valid.
  */
@@ -46,6 +47,7 @@ enum { BOOT_ID_SIZE = 37 };
 
 struct vm_run {
     enum vm_state state;
+    enum vm_state before; /* while UNKNOWN: the last state that was known; it is what is stored */
     enum vm_source source;
     int64_t since_us;     /* wall clock */
     uint64_t incarnation; /* number of the VMM process, counted up by every start and restore */
@@ -53,18 +55,21 @@ struct vm_run {
     struct proc_id proc;
     char boot_id[BOOT_ID_SIZE]; /* of the host, when the process was started */
 
-    uint32_t address; /* in the network, outside; kept to the instance's end. 0: none */
+    int64_t disk_stamp; /* of a restore under way: snapshot_disk_stamp() before its guest ran */
+    uint32_t address;   /* in the network, outside; kept to the instance's end. 0: none */
 
     int64_t started_us; /* 0: never */
     int64_t stopped_us;
-    bool exit_known; /* the workload's exit code is known; else only the message may be */
+    uint32_t restarts; /* of the guest, within the process that runs now */
+    bool exit_known;   /* the workload's exit code is known; else only the message may be */
     int exit_code;
     char *exit_message;            /* owned; NULL for none */
     int64_t phase_ms[N_VM_STATES]; /* time spent in each state, without the present one */
 };
 
-const char *vm_state_name(enum vm_state s);  /* "Running" */
-const char *vm_state_phase(enum vm_state s); /* "running": the key of phase_durations_ms */
+const char *vm_source_name(enum vm_source s); /* "exit" */
+const char *vm_state_name(enum vm_state s);   /* "Running" */
+const char *vm_state_phase(enum vm_state s);  /* "running": the key of phase_durations_ms */
 bool vm_state_parse(const char *name, enum vm_state *out);
 bool vm_state_has_process(enum vm_state s);
 

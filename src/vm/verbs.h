@@ -25,6 +25,7 @@ struct fork_request {
     const char *name;
     enum vm_state target;
     bool from_running;
+    const atomic_bool *abandoned; /* as in struct vm_op; what was captured already is finished */
 };
 void instance_fork(struct vm_world *w, struct instance *source, const struct fork_request *request,
                    void (*answered)(struct vm_op *op, const struct instance *row), void *arg);

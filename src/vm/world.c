@@ -2,10 +2,12 @@
 #include "vm/world.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "image/catalog.h"
 #include "net/net.h"
@@ -21,16 +23,29 @@ const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
     [VM_JOB_STOP] = {"stop", 16, 16384},
     [VM_JOB_SNAPSHOT] = {"standby", 8, 4096},
     [VM_JOB_RESTORE] = {"restore", 16, 4096},
+    [VM_JOB_RESTORE_FIRECRACKER] = {"restore", 32, 4096},
     [VM_JOB_IMAGE] = {"image", 1, 64},
     [VM_JOB_NOTE] = {"note", 2, 65536},
 };
 
 void world_init(struct vm_world *w, struct loop *loop, const struct vm_env *env)
 {
+    struct job_limit limits[N_VM_JOB_KINDS];
+
+    memcpy(limits, vm_job_limits, sizeof(limits));
+    if (env->firecracker_restores)
+        limits[VM_JOB_RESTORE_FIRECRACKER].running = env->firecracker_restores;
     *w = (struct vm_world){
-        .loop = loop, .env = *env, .greeting_patience_ms = 5000, .preempt_patience_ms = 10000};
-    w->jobs = jobs_new(loop, vm_job_limits, N_VM_JOB_KINDS);
+        .loop = loop,
+        .env = *env,
+        .greeting_patience_ms = 5000,
+        .snapshot_timeout_ms = 120000,
+        .preempt_patience_ms = 10000,
+    };
+    w->jobs = jobs_new(loop, limits, N_VM_JOB_KINDS);
     table_init(&w->table);
+    prober_init(&w->prober, w);
+    w->reads.is_of_reads = true;
 }
 
 void world_stop(struct vm_world *w)
@@ -42,15 +57,21 @@ void world_stop(struct vm_world *w)
 
 void world_fini(struct vm_world *w)
 {
+    struct err e = {0};
+
     for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
         struct instance *row = container_of(l, struct instance, order);
 
-        live_detach(w, row);
+        live_let_go(w, row);
         network_settle_ports(row, true);
     }
+    prober_fini(&w->prober);
+    if (journal_save(&w->table.journal, w->env.data_fd, &e) < 0)
+        log_warn("who follows the changes will have to start anew: %s", e.msg);
     jobs_free(w->jobs);
     table_free(&w->table);
     trace_ring_free(&w->traces);
+    trace_ring_free(&w->reads);
 }
 
 struct closing {

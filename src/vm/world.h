@@ -15,16 +15,18 @@
 #include "store/store.h"
 #include "trace/trace.h"
 #include "vm/instance.h"
+#include "vm/prober.h"
 #include "vmm/vmm.h"
 
 /* Each kind of job has its own threads and queue (loop/jobs.h): a stop never waits for a start. */
 enum vm_job_kind {
-    VM_JOB_START,    /* create, start */
-    VM_JOB_STOP,     /* stop, delete, and undoing */
-    VM_JOB_SNAPSHOT, /* standby */
-    VM_JOB_RESTORE,  /* restore, fork */
-    VM_JOB_IMAGE,    /* import, and the removal of files (see image/import.h: one at a time) */
-    VM_JOB_NOTE,     /* beside the operations: exit records are read, memory is let go */
+    VM_JOB_START,               /* create, start */
+    VM_JOB_STOP,                /* stop, delete, and undoing */
+    VM_JOB_SNAPSHOT,            /* standby */
+    VM_JOB_RESTORE,             /* restore, fork */
+    VM_JOB_RESTORE_FIRECRACKER, /* the same; how many at once is a setting */
+    VM_JOB_IMAGE, /* import, and the removal of files (see image/import.h: one at a time) */
+    VM_JOB_NOTE,  /* beside the operations: exit records are read, memory is let go */
     N_VM_JOB_KINDS,
 };
 extern const struct job_limit vm_job_limits[N_VM_JOB_KINDS];
@@ -41,7 +43,9 @@ struct vm_env {
     struct net
         *net; /* for net_bind() and net_plan(), which any thread may call; NULL: no network */
     char boot_id[BOOT_ID_SIZE];
-    bool identity_before_run; /* see vm/freeze.h */
+    bool resume_in_load;           /* of VMMs that can; by setting */
+    unsigned firecracker_restores; /* at once; 0: the default */
+    bool identity_before_run;      /* see vm/freeze.h */
 };
 
 struct catalog;
@@ -54,8 +58,11 @@ struct vm_world {
     struct net *net;         /* borrowed; NULL: no network */
     struct vm_env env;
     struct instance_table table;
-    struct trace_ring traces;
+    struct prober prober;
+    struct trace_ring traces;     /* operations */
+    struct trace_ring reads;      /* lists, gets, and the questions that they led to */
     int64_t greeting_patience_ms; /* how long the agent of a restored guest may take to greet */
+    int64_t snapshot_timeout_ms;  /* of a standby, and of a fork's capture of a running source */
     int64_t preempt_patience_ms;  /* how long a preempted job may take to unwind */
 };
 

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/host.h"
 
+#include <cpuid.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
 #include "base/argv.h"
 #include "base/buf.h"
+#include "base/cleanup.h"
 #include "loop/proc.h"
 
 enum { TSC_SAMPLE_MS = 20, TSC_TRIES = 16 };
-
-static const char *const qemu_places[] = {
-    "/usr/bin/qemu-system-x86_64",
-    "/usr/local/bin/qemu-system-x86_64",
-};
 
 static int64_t monotonic_ns(void)
 {
@@ -72,24 +73,33 @@ static int set_text(char *out, size_t size, const char *text, struct err *e)
 
 #define SET_TEXT(array, text, e) set_text((array), sizeof(array), (text), (e))
 
-static const char *find_qemu(const char *wanted)
+/* The first of that name on PATH, or the one that is wanted; "" when it is not there. */
+static int find_program(char out[256], const char *wanted, const char *name, struct err *e)
 {
+    const char *path = getenv("PATH");
+
+    out[0] = '\0';
     if (wanted)
-        return access(wanted, X_OK) == 0 ? wanted : NULL;
-    for (size_t i = 0; i < sizeof(qemu_places) / sizeof(qemu_places[0]); i++) {
-        if (access(qemu_places[i], X_OK) == 0)
-            return qemu_places[i];
+        return access(wanted, X_OK) == 0 ? set_text(out, 256, wanted, e) : 0;
+    for (const char *at = path ? path : "/usr/bin:/usr/local/bin"; *at;) {
+        size_t len = strcspn(at, ":");
+        int n = snprintf(out, 256, "%.*s/%s", (int)len, at, name);
+
+        if (*at == '/' && n < 256 && access(out, X_OK) == 0)
+            return 0;
+        at += len + (at[len] == ':');
     }
-    return NULL;
+    out[0] = '\0';
+    return 0;
 }
 
-static int ask_qemu(const struct op *op, const char *qemu, const char *const question[2],
-                    struct buf *answer, struct err *e)
+static int ask_program(const struct op *op, const char *program, const char *const question[2],
+                       struct buf *answer, struct err *e)
 {
     auto_argv struct argv argv = {0};
     struct proc_spec spec = PROC_SPEC(&argv);
 
-    argv_push(&argv, qemu);
+    argv_push(&argv, program);
     for (int i = 0; i < 2 && question[i]; i++)
         argv_push(&argv, question[i]);
     return proc_run(op, &spec, answer, e);
@@ -133,8 +143,8 @@ static int probe_qemu(const struct op *op, struct vmm_host *out, struct err *e)
 
     if (out->qemu[0] == '\0')
         return 0;
-    if (ask_qemu(op, out->qemu, (const char *const[2]){"--version"}, &version, &why) == 0 &&
-        ask_qemu(op, out->qemu, (const char *const[2]){"-L", "help"}, &dirs, &why) == 0) {
+    if (ask_program(op, out->qemu, (const char *const[2]){"--version"}, &version, &why) == 0 &&
+        ask_program(op, out->qemu, (const char *const[2]){"-L", "help"}, &dirs, &why) == 0) {
         take_version(&version, out);
         take_firmware(&dirs, out);
         return 0;
@@ -145,23 +155,110 @@ static int probe_qemu(const struct op *op, struct vmm_host *out, struct err *e)
     return 0;
 }
 
+/* The word after "Firecracker v", or a line that is all of "v10.0.0". */
+static void take_word(const struct buf *answer, const char *before, char *out, size_t size)
+{
+    const char *found = strstr(buf_str(answer), before);
+
+    if (!found)
+        return;
+    found += strlen(before);
+    (void)snprintf(out, size, "%.*s", (int)strcspn(found, " \n"), found);
+}
+
+static int probe_firecracker(const struct op *op, struct vmm_host *out, struct err *e)
+{
+    auto_buf struct buf version = BUF(4096);
+    auto_buf struct buf format = BUF(4096);
+    struct err why = {0};
+
+    if (out->firecracker[0] == '\0')
+        return 0;
+    if (ask_program(op, out->firecracker, (const char *const[2]){"--version"}, &version, &why) ==
+            0 &&
+        ask_program(
+            op, out->firecracker, (const char *const[2]){"--snapshot-version"}, &format, &why) ==
+            0) {
+        take_word(
+            &version, "Firecracker v", out->firecracker_version, sizeof(out->firecracker_version));
+        take_word(&format, "", out->firecracker_snapshot, sizeof(out->firecracker_snapshot));
+        return 0;
+    }
+    if (why.code == ERR_CANCELLED)
+        return err_set(e, why.code, "%s", why.msg);
+    out->firecracker[0] = '\0';
+    return 0;
+}
+
+static int probe_cloud_hypervisor(const struct op *op, struct vmm_host *out, struct err *e)
+{
+    auto_buf struct buf version = BUF(4096);
+    struct err why = {0};
+
+    if (out->cloud_hypervisor[0] == '\0')
+        return 0;
+    if (ask_program(
+            op, out->cloud_hypervisor, (const char *const[2]){"--version"}, &version, &why) == 0) {
+        take_word(&version,
+                  "cloud-hypervisor v",
+                  out->cloud_hypervisor_version,
+                  sizeof(out->cloud_hypervisor_version));
+        return 0;
+    }
+    if (why.code == ERR_CANCELLED)
+        return err_set(e, why.code, "%s", why.msg);
+    out->cloud_hypervisor[0] = '\0';
+    return 0;
+}
+
+static void take_cpu(struct vmm_host *out)
+{
+    unsigned a, b, c, d;
+    char vendor[13] = "";
+
+    if (!__get_cpuid(0, &a, &b, &c, &d))
+        return;
+    memcpy(vendor, &b, 4);
+    memcpy(vendor + 4, &d, 4);
+    memcpy(vendor + 8, &c, 4);
+    if (__get_cpuid(1, &a, &b, &c, &d))
+        (void)snprintf(out->cpu, sizeof(out->cpu), "cpu %s %x", vendor, a);
+}
+
+/* KVM keeps one clock for a VM only once it has a processor. */
+static bool kvm_tells_real_time(void)
+{
+    auto_close int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    auto_close int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+    auto_close int vcpu = vm < 0 ? -1 : ioctl(vm, KVM_CREATE_VCPU, 0);
+    struct kvm_clock_data clock = {0};
+
+    return vcpu >= 0 && ioctl(vm, KVM_GET_CLOCK, &clock) == 0 && (clock.flags & KVM_CLOCK_REALTIME);
+}
+
 int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings,
                    struct vmm_host *out, struct err *e)
 {
-    struct vmm_host host = {0};
+    struct vmm_host host = {.firecracker_metrics = settings->firecracker_metrics,
+                            .socket_readiness = settings->socket_readiness};
     struct tsc_sample start = sample_tsc();
 
     if (SET_TEXT(host.kernel, settings->kernel, e) < 0 ||
         SET_TEXT(host.kernel_version, settings->kernel_version, e) < 0 ||
         SET_TEXT(host.initramfs, settings->initramfs, e) < 0 ||
-        SET_TEXT(host.qemu, find_qemu(settings->qemu), e) < 0)
+        find_program(host.qemu, settings->qemu, "qemu-system-x86_64", e) < 0 ||
+        find_program(host.firecracker, settings->firecracker, "firecracker", e) < 0 ||
+        find_program(host.cloud_hypervisor, settings->cloud_hypervisor, "cloud-hypervisor", e) < 0)
         return -1;
 
     /* The TSC is measured over the time that the rest takes, and a little more. */
     if (accel_decide(op, settings->accel, &host, e) < 0 || probe_qemu(op, &host, e) < 0 ||
+        probe_firecracker(op, &host, e) < 0 || probe_cloud_hypervisor(op, &host, e) < 0 ||
         op_sleep(op, TSC_SAMPLE_MS, e) < 0)
         return err_wrap(e, "look at this host");
     host.tsc_khz = tsc_khz_since(&start);
+    host.kvm_tells_real_time = host.accel == VMM_KVM && kvm_tells_real_time();
+    take_cpu(&host);
     *out = host;
     return 0;
 }

@@ -9,7 +9,11 @@
 
 struct vmm_host_settings {
     enum accel_choice accel;
-    const char *qemu; /* path of the binary; NULL: where distributions put it */
+    const char *qemu;        /* path of the binary; NULL: the one on PATH */
+    const char *firecracker; /* the same */
+    const char *cloud_hypervisor;
+    bool firecracker_metrics;
+    enum socket_readiness socket_readiness;
     const char *kernel;
     const char *kernel_version; /* NULL: not known */
     const char *initramfs;

@@ -14,14 +14,13 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "trace/trace.h"
+#include "vmm/last_words.h"
 #include "vmm/qmp.h"
 #include "vmm/qmp_line.h"
 #include "vmm/sock.h"
 
 enum {
-    LAST_WORDS_MS = 2000,
     KILL_MS = 10000,
-    LOG_TAIL = 320,
 };
 
 static int microvm_available(const struct vmm_host *host, struct err *why)
@@ -155,41 +154,15 @@ static int spawn(struct start *s, struct err *e)
     return s->process.pidfd < 0 ? -1 : 0;
 }
 
-/* The end of what this QEMU wrote, as one line; "" if it wrote nothing. */
-static void last_words(const struct start *s, char out[LOG_TAIL])
-{
-    struct stat st;
-    off_t from = s->log_from;
-    ssize_t n;
-
-    out[0] = '\0';
-    if (fstat(s->log_fd, &st) < 0)
-        return;
-    if (st.st_size - from > LOG_TAIL - 1)
-        from = st.st_size - (LOG_TAIL - 1);
-    n = pread(s->log_fd, out, LOG_TAIL - 1, from);
-    while (n > 0 && out[n - 1] == '\n')
-        n--;
-    out[n > 0 ? n : 0] = '\0';
-    for (char *p = out; (p = strchr(p, '\n'));)
-        *p = ' ';
-}
-
 /* Turns "the connection broke" into why: a QEMU that gives up prints it and ends. */
 static int explain(struct start *s, struct err *e)
 {
-    struct op short_wait = {.deadline_ms = clock_ms() + LAST_WORDS_MS, .cancel_fd = -1};
-    struct err ignored = {0};
-    struct proc_exit end;
-    char words[LOG_TAIL];
+    struct last_words_source source = {.program = "QEMU",
+                                       .pidfd = &s->process.pidfd,
+                                       .log_fd = s->log_fd,
+                                       .log_from = s->log_from};
 
-    if (e->code != ERR_NOT_FOUND || op_wait(&short_wait, s->process.pidfd, POLLIN, &ignored) < 0)
-        return -1;
-    end = proc_reap(s->process.pidfd);
-    close(take_fd(&s->process.pidfd));
-    last_words(s, words);
-    err_clear(e);
-    return err_set(e, ERR_INTERNAL, "QEMU ended with status %d: %s", end.code, words);
+    return e->code == ERR_NOT_FOUND ? last_words_explain(&source, e) : -1;
 }
 
 static int expect_status(const struct op *op, struct qmp *q, enum vmm_status wanted, struct err *e)
@@ -382,6 +355,8 @@ static int q35_power_button(const struct op *op, const struct vmm_handle *vm, st
 const struct vmm_driver qemu_microvm_driver = {
     .name = "qemu-microvm",
     .binary = "qemu-system-x86_64",
+    .takes_tap_file = true,
+    .makes_network = true,
     .available = microvm_available,
     .identity = microvm_identity,
     .boot = microvm_boot,
@@ -396,6 +371,8 @@ const struct vmm_driver qemu_microvm_driver = {
 const struct vmm_driver qemu_q35_driver = {
     .name = "qemu",
     .binary = "qemu-system-x86_64",
+    .takes_tap_file = true,
+    .makes_network = true,
     .available = q35_available,
     .identity = q35_identity,
     .boot = q35_boot,

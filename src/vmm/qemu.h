@@ -18,7 +18,6 @@
 
 #define QEMU_RAM_NAME "hypeman-ram"           /* of the memfd */
 #define QEMU_AGENT_PORT "org.hypeman.agent.0" /* the port's name as the guest sees it */
-#define QEMU_GUEST_MAC "02:00:00:00:00:02"    /* every guest's; see design.md 2.4 */
 
 struct qemu_machine {
     const char *options; /* of -machine, without what is the same for both */

@@ -358,3 +358,52 @@ int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err 
         return -1;
     return check_alive(pidfd, e);
 }
+
+int ram_save_shared(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e)
+{
+    auto_ram struct ram r = {.file_fd = -1, .pagemap_fd = -1, .next_data = -1, .next_old = -1};
+    ino_t inode;
+
+    if (open_file(&r, pidfd, vmm_fd, &inode, e) < 0 || copy(op, &r, out_fd, e) < 0)
+        return -1;
+    return check_alive(pidfd, e);
+}
+
+static int dig_piece(int fd, const unsigned char *piece, off_t at, size_t len, struct err *e)
+{
+    for (size_t i = 0; i < len; i += PAGE) {
+        size_t first = i;
+
+        while (i < len && is_zero(piece + i))
+            i += PAGE;
+        if (i > first &&
+            fallocate(fd,
+                      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                      at + (off_t)first,
+                      (off_t)(i - first)) < 0 &&
+            errno != EOPNOTSUPP)
+            return err_errno(e, "make holes in the guest's memory");
+    }
+    return 0;
+}
+
+int ram_dig_holes(const struct op *op, int fd, struct err *e)
+{
+    auto_free unsigned char *piece = mem_zalloc(PIECE, 1);
+    off_t next_data = -1;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, "stat the guest's memory");
+    for (off_t at = 0; at < st.st_size; at += PIECE) {
+        size_t len = st.st_size - at < PIECE ? (size_t)(st.st_size - at) : PIECE;
+
+        if (op_sleep(op, 0, e) < 0 || find_data(fd, at, st.st_size, &next_data, e) < 0)
+            return -1;
+        if (next_data >= at + (off_t)len)
+            continue;
+        if (read_at(fd, piece, len, at, e) < 0 || dig_piece(fd, piece, at, len, e) < 0)
+            return -1;
+    }
+    return 0;
+}

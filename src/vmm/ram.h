@@ -21,5 +21,11 @@
  */
 int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e);
 
+/* The same of RAM that is known to be mapped shared, in however many pieces. */
+int ram_save_shared(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err *e);
+
+/* Makes holes of the pages that are zero, in a memory file that somebody else wrote. */
+int ram_dig_holes(const struct op *op, int fd, struct err *e);
+
 /* An fd of that file, taken from the process. */
 int ram_file(int pidfd, int vmm_fd, struct err *e);

@@ -9,11 +9,19 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "vmm/cloud_hypervisor.h"
+#include "vmm/firecracker.h"
 #include "vmm/qemu.h"
 
 enum { KILL_MS = 10000 };
 
-static const struct vmm_driver *const drivers[] = {&qemu_microvm_driver, &qemu_q35_driver, NULL};
+static const struct vmm_driver *const drivers[] = {
+    &cloud_hypervisor_driver,
+    &firecracker_driver,
+    &qemu_microvm_driver,
+    &qemu_q35_driver,
+    NULL,
+};
 
 const struct vmm_driver *vmm_driver_at(size_t i)
 {

@@ -26,6 +26,7 @@
 #include "base/err.h"
 #include "loop/op.h"
 #include "loop/proc.h"
+#include "vmm/socket_wait.h"
 
 /* Names in an instance's directory. They stand in snapshots: never rename one. */
 #define VMM_API_SOCKET "api.sock"       /* for the job that holds the instance */
@@ -35,8 +36,12 @@
 #define VMM_IMAGE "rootfs.img"          /* hard link to the image's read-only disk */
 #define VMM_OVERLAY "overlay.raw"       /* the instance's writable disk */
 #define VMM_CONFIG_DISK "config.raw"
-#define VMM_SERIAL_LOG "app.log" /* what the guest's console printed */
-#define VMM_VMM_LOG "vmm.log"    /* what the VMM itself printed */
+#define VMM_SERIAL_LOG "app.log"     /* what the guest's console printed */
+#define VMM_VMM_LOG "vmm.log"        /* what the VMM itself printed */
+#define VMM_EVENTS_LOG "events.json" /* what happened, as a VMM that writes a file tells it */
+#define VMM_METRICS "metrics.json"
+
+#define VMM_GUEST_MAC "02:00:00:00:00:02" /* every guest's; see design.md 2.4 */
 #define VMM_SNAPSHOT_DIR "snapshot"
 #define VMM_SNAPSHOT_STATE "snapshot/state"
 #define VMM_SNAPSHOT_MEMORY "snapshot/memory"
@@ -56,6 +61,23 @@ struct vmm_host {
     char microvm_firmware[256]; /* qboot.rom; empty when QEMU comes without it */
     char qemu[256];             /* absolute path of the binary; empty when there is none */
     char qemu_version[64];
+    char firecracker[256];             /* absolute path of the binary; empty when there is none */
+    char firecracker_version[64];      /* "1.16.1" */
+    char firecracker_snapshot[32];     /* the format it writes and reads: "v10.0.0" */
+    bool firecracker_metrics;          /* by setting: it writes VMM_METRICS every minute */
+    char cloud_hypervisor[256];        /* absolute path of the binary; empty when there is none */
+    char cloud_hypervisor_version[64]; /* "53.0.0" */
+    char cpu[80];                      /* vendor and signature */
+    bool kvm_tells_real_time; /* KVM_CLOCK_REALTIME: a guest's clock can be set at a load */
+    enum socket_readiness socket_readiness; /* of VMMs that make their own socket */
+};
+
+/* Ceilings a second; 0: none. */
+struct vmm_rates {
+    uint64_t disk_bytes;
+    uint64_t disk_requests;
+    uint64_t net_in_bytes; /* as the guest sees it */
+    uint64_t net_out_bytes;
 };
 
 /*
@@ -76,8 +98,12 @@ struct vmm_boot {
     int dir_fd;       /* holds the disks already; the sockets are made by the driver */
     uint32_t vcpus;
     uint64_t memory_bytes;
-    int tap_fd; /* -1: no network device, but for the next */
+    int tap_fd;           /* -1: no network device, but for user_net */
+    const char *tap_name; /* the same, for a VMM that opens it itself; NULL: none */
     struct vmm_user_net user_net;
+    struct vmm_rates rates;
+    bool balloon;
+    bool track_dirty; /* so that a later save may be a difference; costs faults while it runs */
 };
 
 /* A process that was started or adopted. The pidfd is owned. */
@@ -100,16 +126,34 @@ struct vmm_save {
     int snapshot_dir_fd; /* files "state" and "memory"; empty, or what a save ahead has left */
     bool ahead; /* the VM runs: memory alone, and not of one moment. A save that follows adds the
                    devices and what has changed since, so that its pause is shorter */
+    /*
+     * Only what was written since this VM's last snapshot is asked of the VMM (its writes
+     * were tracked), the rest comes out of that snapshot's memory, which is not written to.
+     */
+    bool is_difference;
+    int base_memory_fd;
 };
 
 struct vmm_load {
-    struct vmm_boot boot; /* as the VM was made; dir_fd holds snapshot/ */
-    bool resume;          /* let the guest run as part of the load, if the driver can */
+    struct vmm_boot boot;      /* as the VM was made; dir_fd holds snapshot/ */
+    bool resume;               /* let the guest run as part of the load, if the driver can */
+    const char *memory_socket; /* who serves the memory on demand (userfaultfd); NULL: the file */
+    /*
+     * Optional, for a load that resumes: the process is there; and the guest is about to
+     * run, which an error prevents. Both on the caller's thread; the second may block.
+     */
+    void (*started)(void *arg, const struct vmm_process *process);
+    int (*about_to_run)(void *arg, struct err *e);
+    void *arg;
 };
 
 struct vmm_driver {
-    const char *name;   /* the API's word: "qemu-microvm" */
-    const char *binary; /* the program's file name: "qemu-system-x86_64" */
+    const char *name;     /* the API's word: "qemu-microvm" */
+    const char *binary;   /* the program's file name: "qemu-system-x86_64" */
+    bool resumes_in_load; /* so well that callers should ask for it */
+    bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets none of our network */
+    bool makes_network;   /* vmm_boot.user_net */
+    bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 
     /* Start-up: -1 and why when this host cannot run it. */
     int (*available)(const struct vmm_host *host, struct err *why);
@@ -145,6 +189,9 @@ struct vmm_driver {
 
     /* Optional: an ACPI power button or the like. Asks, does not wait. */
     int (*power_button)(const struct op *op, const struct vmm_handle *vm, struct err *e);
+
+    /* Optional: what its exit code says; NULL when it says nothing more. */
+    const char *(*exit_meaning)(int code);
 
     /* The loop's side; see vmm/monitor.h. */
     const struct vmm_monitor_driver *monitor;

@@ -21,19 +21,70 @@ static void put_u32(unsigned char *p, uint32_t v)
         p[i] = (unsigned char)(v >> (8 * i));
 }
 
-void frame_put(struct buf *out, uint8_t type, uint32_t stream, const void *data, size_t len)
+void frame_put_head(struct buf *out, struct frame_head head)
 {
     unsigned char header[FRAME_HEADER] = {0};
 
+    put_u32(header, head.len);
+    header[4] = head.type;
+    header[5] = head.flags;
+    put_u32(header + 8, head.stream);
+    buf_append(out, header, sizeof(header));
+}
+
+void frame_set_len(struct buf *out, size_t at, uint32_t len)
+{
+    if (buf_ok(out))
+        put_u32((unsigned char *)out->data + at, len);
+}
+
+void frame_put(struct buf *out, uint8_t type, uint32_t stream, const void *data, size_t len)
+{
     if (len > FRAME_MAX) {
         out->failed = true;
         return;
     }
-    put_u32(header, (uint32_t)len);
-    header[4] = type;
-    put_u32(header + 8, stream);
-    buf_append(out, header, sizeof(header));
+    frame_put_head(out, (struct frame_head){.type = type, .stream = stream, .len = (uint32_t)len});
     buf_append(out, data, len);
+}
+
+void frame_put_u32(struct buf *out, uint8_t type, uint32_t stream, uint32_t v)
+{
+    unsigned char bytes[4];
+
+    put_u32(bytes, v);
+    frame_put(out, type, stream, bytes, sizeof(bytes));
+}
+
+void frame_put_u32s(struct buf *out, uint8_t type, uint32_t stream, uint32_t a, uint32_t b)
+{
+    unsigned char bytes[8];
+
+    put_u32(bytes, a);
+    put_u32(bytes + 4, b);
+    frame_put(out, type, stream, bytes, sizeof(bytes));
+}
+
+uint32_t frame_u32(const struct frame *f, size_t index)
+{
+    return f->len < 4 * (index + 1) ? 0 : get_u32(f->data + 4 * index);
+}
+
+uint32_t frame_cost(const struct frame *f)
+{
+    if (f->type == FRAME_ZEROS)
+        return frame_u32(f, 0);
+    return f->type == FRAME_DATA || f->type == FRAME_ENTRY ? (uint32_t)f->len : 0;
+}
+
+uint32_t window_to_guest(enum frame_type type)
+{
+    return type == FRAME_EXEC ? WINDOW_OF_COMMAND : WINDOW_OF_COPY;
+}
+
+uint32_t window_to_host(enum frame_type type)
+{
+    return type == FRAME_EXEC ? WINDOW_OUT_OF_COMMAND : WINDOW_OF_COPY;
 }
 
 void frame_put_hello(struct buf *out, const char *nonce)
@@ -61,8 +112,11 @@ void frame_reader_free(struct frame_reader *r)
 
 void frame_reader_reset(struct frame_reader *r)
 {
+    bool keeps_memory = r->keeps_memory;
+
     buf_free(&r->in);
     frame_reader_init(r);
+    r->keeps_memory = keeps_memory;
 }
 
 void frame_reader_resync(struct frame_reader *r)
@@ -141,7 +195,7 @@ static bool skip_to_magic(struct frame_reader *r)
 /* An idle connection holds no memory. */
 static int wait_for_more(struct frame_reader *r)
 {
-    if (r->in.len == r->taken) {
+    if (r->in.len == r->taken && !r->keeps_memory) {
         buf_free(&r->in);
         r->taken = 0;
     }

@@ -16,6 +16,16 @@
  * rest of a cut frame is swallowed with it, so a host that gets no HELLO back
  * closes, and tries again when the guest had time to see that.
  *
+ * From version 2 on there are streams: one piece of work each (a command, a copy,
+ * a question about a file), numbered by the host, any number at once. The host
+ * begins one with FRAME_EXEC, FRAME_COPY_IN, FRAME_COPY_OUT or FRAME_STAT, the
+ * guest ends it with FRAME_DONE, its last frame. FRAME_DATA, FRAME_ZEROS and
+ * FRAME_ENTRY cost credit, one for each byte of content (of zeros: as many as
+ * they stand for), so that a stream that is not read stops no other one: each
+ * direction begins with the window below, and whoever has dealt with bytes gives
+ * as much back by FRAME_CREDIT. The end of a connection ends its streams as
+ * FRAME_CLOSE does. What comes for a stream that is over is dropped.
+ *
  * Everything that comes from the guest is hostile: the reader caps lengths
  * before it stores a byte, and a frame it cannot accept ends the connection.
  *
@@ -31,10 +41,13 @@
 #include "base/err.h"
 
 enum {
-    WIRE_VERSION = 1,
+    WIRE_VERSION = 2,
+    WIRE_STREAMS =
+        2, /* the first version with streams; a stored snapshot may hold an older agent */
     FRAME_HEADER = 12,
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
+    WIRE_VSOCK_PORT = 2222, /* where the agent listens in a VM that has a vsock device */
     WIRE_NONCE_LEN = 32,
 };
 
@@ -50,6 +63,37 @@ enum frame_type {
     FRAME_FREEZE = 7,   /* to the guest; {"serial":N}: the workload stands still. 0: it goes on,
                            which is not answered; IDENTITY does that as well */
     FRAME_FROZEN = 8,   /* from the guest; {"serial":N,"frozen":bool,"message":"why not"} */
+
+    /* {"argv":[s],"env":[s],"cwd":s,"user":s,"tty":bool,"rows":N,"cols":N,"merge":bool,
+     * "timeout_ms":N,"grace_ms":N}; in pieces, of which all but the last carry FRAME_MORE. */
+    FRAME_EXEC = 16,
+    FRAME_COPY_IN = 17,   /* {"path":s}: the root. Entries, each with its data, then END_INPUT */
+    FRAME_COPY_OUT = 18,  /* {"path":s,"follow":bool} */
+    FRAME_STAT = 19,      /* the same; one entry */
+    FRAME_DATA = 20,      /* bytes; from the guest FRAME_STDERR says which */
+    FRAME_ZEROS = 21,     /* u32: as many zero bytes of a file */
+    FRAME_ENTRY = 22,     /* wire/entry.h */
+    FRAME_END_INPUT = 23, /* to the guest: no more data or entries */
+    FRAME_CREDIT = 24,    /* u32 */
+    FRAME_RESIZE = 25,    /* to the guest: u32 rows, u32 columns */
+    FRAME_SIGNAL = 26,    /* to the guest: u32, for the command's process group */
+    FRAME_CLOSE = 27,     /* to the guest: nobody is there any more */
+
+    /* {"code":N,"signal":N,"timed_out":bool,"oom":bool,"bytes":N,"errno":N,"error":s}; error only
+     * when it failed. */
+    FRAME_DONE = 28,
+};
+
+enum frame_flags { FRAME_STDERR = 1, FRAME_MORE = 1 };
+
+enum {
+    WINDOW_OF_COMMAND = 64 * 1024, /* its input, which PID 1 may have to keep */
+    WINDOW_OUT_OF_COMMAND = 256 * 1024,
+    WINDOW_OF_COPY = 512 * 1024, /* either way: what a busy host takes between two turns */
+    /* What one FRAME_DATA is made to hold: streams take turns; a serial port takes 32 KiB at once.
+     */
+    FRAME_DATA_MAX = 32 * 1024 - FRAME_HEADER,
+    EXEC_JSON_MAX = 2 * 1024 * 1024,
 };
 
 struct frame {
@@ -63,6 +107,27 @@ struct frame {
 /* Appends a frame. Data longer than FRAME_MAX marks the buffer failed. */
 void frame_put(struct buf *out, uint8_t type, uint32_t stream, const void *data, size_t len);
 
+/* Only the header; the content follows by buf_append(). */
+struct frame_head {
+    uint8_t type;
+    uint8_t flags;
+    uint32_t stream;
+    uint32_t len;
+};
+void frame_put_head(struct buf *out, struct frame_head head);
+
+void frame_set_len(struct buf *out, size_t at, uint32_t len); /* of the header that is there */
+
+/* Frames whose content is one number or two. */
+void frame_put_u32(struct buf *out, uint8_t type, uint32_t stream, uint32_t v);
+void frame_put_u32s(struct buf *out, uint8_t type, uint32_t stream, uint32_t a, uint32_t b);
+uint32_t frame_u32(const struct frame *f, size_t index); /* 0 where there is none */
+uint32_t frame_cost(const struct frame *f);              /* in credit */
+
+/* What a stream begins with, by the frame that begins it. */
+uint32_t window_to_guest(enum frame_type type);
+uint32_t window_to_host(enum frame_type type);
+
 /* Appends what opens a connection, from either side: the magic, and a HELLO with this nonce. */
 void frame_put_hello(struct buf *out, const char *nonce);
 
@@ -70,6 +135,7 @@ struct frame_reader {
     struct buf in;     /* at most one frame and one read more */
     size_t taken;      /* bytes at the front that the caller has been given */
     bool synchronised; /* the magic has been seen */
+    bool keeps_memory; /* also while nothing is half-read: in a guest, where faults cost most */
 };
 
 void frame_reader_init(struct frame_reader *r);

@@ -17,7 +17,10 @@ BUILD = pathlib.Path(os.environ.get("HYPEMAN_BUILD", ROOT / "build"))
 GUEST = BUILD / "guest"
 
 MAGIC = b"\x89HYPEMAN\r\n\x1a\nWIRE"
+VERSION = 2
 HELLO, IDENTITY, STARTED, EXITED, SHUTDOWN, FAILED = 1, 2, 3, 4, 5, 6
+EXEC, COPY_IN, COPY_OUT, STAT, DATA, ZEROS, ENTRY, END_INPUT, CREDIT, RESIZE, SIGNAL, CLOSE, DONE = range(16, 29)
+STDERR = 1
 CONFIG_OFFSET = 4096
 DEADLINE = 120  # seconds; a loaded machine under TCG
 
@@ -104,24 +107,29 @@ class Channel:
         self.data = b""
         self.synchronised = False
         if hello:
-            self.send(junk + MAGIC + frame(HELLO, {"version": 1, "nonce": self.nonce}))
+            self.send(junk + MAGIC + frame(HELLO, {"version": VERSION, "nonce": self.nonce}))
 
     def send(self, data):
         self.socket.sendall(data)
 
     def frame(self, timeout=DEADLINE):
         """The next (type, JSON)."""
+        kind, _, _, body = self.raw_frame(timeout)
+        return kind, json.loads(body or b"null")
+
+    def raw_frame(self, timeout=DEADLINE):
+        """The next (type, flags, stream, content)."""
         until = time.monotonic() + timeout
         while True:
             if not self.synchronised and MAGIC in self.data:
                 self.data = self.data.split(MAGIC, 1)[1]
                 self.synchronised = True
             if self.synchronised and len(self.data) >= 12:
-                length, kind, _, zero, _ = struct.unpack_from("<IBBHI", self.data)
+                length, kind, flags, zero, stream = struct.unpack_from("<IBBHI", self.data)
                 assert zero == 0 and length <= 65536
                 if len(self.data) >= 12 + length:
                     body, self.data = self.data[12 : 12 + length], self.data[12 + length :]
-                    return kind, json.loads(body or b"null")
+                    return kind, flags, stream, body
             left = until - time.monotonic()
             if left <= 0 or not select.select([self.socket], [], [], left)[0]:
                 raise TimeoutError("the guest said nothing")
@@ -137,7 +145,7 @@ class Channel:
 
     def greet(self, timeout=DEADLINE):
         body = self.expect(HELLO, timeout)
-        assert body == {"version": 1, "nonce": self.nonce}
+        assert body == {"version": VERSION, "nonce": self.nonce}
         return self
 
     def close(self):
@@ -170,7 +178,7 @@ class Guest:
         cmdline += ["cryptomgr.notests", "mitigations=off"]
         cmdline += [f"tsc_early_khz={khz}"] if khz else []
         line = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"]
-        line += ["-cpu", "max", "-m", str(memory), "-kernel", GUEST / "vmlinux", "-initrd", GUEST / "initramfs.cpio", "-append", " ".join([*cmdline, append])]
+        line += ["-cpu", "max,erms=off,fsrm=off", "-m", str(memory), "-kernel", GUEST / "vmlinux", "-initrd", GUEST / "initramfs.cpio", "-append", " ".join([*cmdline, append])]
         if self.machine == "microvm":
             line += ["-M", "microvm", "-bios", "/usr/share/qemu/qboot.rom"]
         else:

@@ -205,6 +205,29 @@ class Api:
         return self.wait(self.create(script, **fields)["id"], "Running")
 
 
+    def events(self, seconds=PATIENCE, headers=None, **query):
+        """Each event of GET /events as it comes; the generator ends with the stream. Close it to leave."""
+        path = with_query("/events", query)
+        connection, response = self.open("GET", path, timeout=seconds, headers=headers)
+        with connection_closing(connection):
+            assert response.status == 200, f"GET {path}: {response.status} {response.read()!r}"
+            for raw in iter(response.readline, b""):
+                if raw.startswith(b"data:"):
+                    event = json.loads(raw[5:])
+                    description.check_event(path, event)
+                    yield event
+
+    def watch(self, **query):
+        """GET /events without since, read up to where it is complete: the rest of the stream, and the rows."""
+        stream, rows = self.events(**query), {}
+        for event in stream:
+            if event["type"] == "existing":
+                rows[event["id"]] = event["instance"]
+            if event["type"] == "synced":
+                return stream, rows
+        raise AssertionError("the stream ended before it was complete")
+
+
 class connection_closing:
     def __init__(self, connection):
         self.connection = connection
@@ -243,19 +266,27 @@ class Background(threading.Thread):
         return self.value
 
 
+def cwd_of(pid):
+    """None once it has ended."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 class Daemon:
     """
     hypeman serve on a directory, in a network namespace of its own, so that daemons side by side and the host have
     nothing to do with one another. The TCP address that it got stands in run/listen below the data directory.
     """
 
-    def __init__(self, root, data=None, **environment):
+    def __init__(self, root, data=None, settings=None):
         self.root = pathlib.Path(root)
         self.data = pathlib.Path(data or self.root / "data")
         self.socket = self.root / "h.sock"
         self.log = self.root / "daemon.log"
         self.process = None
-        self.environment = environment  # of the daemon, beside ours
+        self.environment = dict(settings or {})  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
         self.wrapper = []  # words in front of its command
@@ -388,8 +419,8 @@ class Daemon:
 
     def vm_pid(self, instance_id):
         """The one process that runs an instance."""
-        here = self.instance_dir(instance_id)
-        pids = [pid for pid in self.vm_processes() if pathlib.Path(os.readlink(f"/proc/{pid}/cwd")) == here]
+        here = str(self.instance_dir(instance_id))
+        pids = [pid for pid in self.vm_processes() if cwd_of(pid) == here]
         assert len(pids) == 1, f"processes of {instance_id}: {pids}"
         return pids[0]
 

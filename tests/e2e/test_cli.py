@@ -646,6 +646,31 @@ def test_wait_says_a_timeout_and_a_dead_end(stub):
     assert (r.returncode, r.stdout) == (1, "Stopped\n") and "will not become Running: no kernel" in r.stderr
 
 
+# --- stats and top ---
+
+def usage(cpu, name="web"):
+    return answer(200, {"instance_id": ID, "instance_name": name, "cpu_seconds": cpu, "memory_rss_bytes": 128 << 20, "memory_vms_bytes": 1 << 30, "network_rx_bytes": 2048, "network_tx_bytes": 0, "allocated_vcpus": 1, "allocated_memory_bytes": 256 << 20, "memory_utilization_ratio": 0.5})
+
+
+def test_stats_measures_the_cpu_between_two_looks(stub):
+    stub.routes["GET /instances"] = answer(200, [{"id": ID, "name": "web", "state": "Running"}, {"id": "x", "name": "off", "state": "Stopped"}])
+    stub.routes[f"GET /instances/{ID}/stats"] = [usage(1.0), usage(61.0)]
+    result = run(stub, "stats", "--interval", "100ms", "--format", "jsonl")
+    (row,) = map(json.loads, result.stdout.splitlines())
+    assert row["name"] == "web" and row["cpu_percent"] > 1000 and row["memory_bytes"] == 128 << 20
+    stub.routes["GET /instances/web/stats"] = usage(61.0)
+    lines = run(stub, "stats", "--interval", "10ms", "web").stdout.splitlines()
+    assert lines[0].split()[0] == "NAME" and lines[1].split() == ["web", "0.0", "128.0MiB", "256.0MiB", "50.0", "2.00KiB", "0B"]
+
+
+def test_top_is_for_terminals_and_ends_with_q(stub):
+    stub.routes["GET /instances"] = answer(200, [{"id": ID, "name": "web", "state": "Running"}])
+    stub.routes[f"GET /instances/{ID}/stats"] = usage(1.0)
+    assert run(stub, "top").returncode == 2
+    code, shown = on_a_terminal(stub, "top", keys=b"mq", after=1)
+    assert code == 0 and "128.0MiB" in shown and "by memory" not in shown.split("128.0MiB")[0]
+
+
 # --- run ---
 
 def test_run_sends_what_the_flags_say_and_prints_the_id(stub):
@@ -824,7 +849,7 @@ def test_version_does_not_need_a_daemon():
 # --- completion ---
 
 @pytest.mark.parametrize("line, wanted", [
-    ("hypeman st", {"standby", "start", "stop"}),
+    ("hypeman st", {"standby", "start", "stats", "stop"}),
     ("hypeman image l", {"list"}),
     ("hypeman ps --st", {"--state"}),
     ("hypeman ps --state St", {"Stopped", "Standby"}),
@@ -833,6 +858,9 @@ def test_version_does_not_need_a_daemon():
     ("hypeman rm -f wo", {"worker"}),
     ("hypeman run --name x al", {"alpine"}),
     ("hypeman logs -s v", {"vmm"}),
+    ("hypeman exec wo", {"worker"}),
+    ("hypeman cp we", {"web:"}),
+    ("hypeman exec --ti", {"--timeout"}),
 ])
 def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
     stub.routes["GET /instances"] = answer(200, [instance("web"), instance("worker", state="Stopped")])

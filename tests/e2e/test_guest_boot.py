@@ -146,6 +146,7 @@ def test_shutdown_asks_everyone_and_kills_what_does_not_listen(boot):
     ended = channel.expect(EXITED)
     assert time.monotonic() - began >= 2.5
     assert (ended["code"], ended["signal"]) == (137, 9)
+    assert ended["message"] == "asked to end by the host; killed by signal 9 (Killed)"
     assert guest.wait() == 0
     assert "asked\n" in guest.output() and "child asked\n" in guest.output()
 

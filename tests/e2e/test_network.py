@@ -159,7 +159,7 @@ def test_the_last_daemon_without_guests_leaves_the_host_as_it_was(own_daemon):
 
 
 def test_the_network_can_be_turned_off(tmp_path, rootfs):
-    d = harness.Daemon(tmp_path, NETWORK__ENABLED="false")
+    d = harness.Daemon(tmp_path, settings={"NETWORK__ENABLED": "false"})
     try:
         d.start().import_image(rootfs)
         d.mark()

@@ -64,7 +64,7 @@ static void a_log_that_grows_past_its_ceiling_gives_its_head_back(void **state)
     log_fd = openat(dir_fd, VMM_SERIAL_LOG, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     f.fd = log_fd;
     world_init(&f.world, loop_new(&e), &(struct vm_env){0});
-    f.world.files = fswatcher_new(f.world.loop, &e);
+    f.world.files = fswatcher_of(f.world.loop, &e);
     limit = log_limit_new(&f.world, "x", dir_fd);
     fill(log_fd, 60);
     assert_int_equal(write(log_fd, "tail\n", 5), 5);
@@ -82,7 +82,6 @@ static void a_log_that_grows_past_its_ceiling_gives_its_head_back(void **state)
 
     log_limit_free(limit);
     world_stop(&f.world);
-    fswatcher_free(f.world.files);
     world_fini(&f.world);
     loop_free(f.world.loop);
     assert_int_equal(tree_remove(AT_FDCWD, root, &e), 0);

@@ -20,7 +20,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "loop/loop.h"
-#include "tiny_guest.h"
 #include "unit.h"
 #include "vmm/host.h"
 #include "vmm/qemu.h"
@@ -51,12 +50,10 @@ static void make_file(int dir_fd, const char *name, off_t size)
     assert_int_equal(ftruncate(fd, size), 0);
 }
 
-static void make_kernel(struct rig *r, const unsigned char *code, size_t n)
+/* One of tests/guests. */
+static void use_kernel(const char *name)
 {
-    auto_close int fd = openat(r->dir_fd, "kernel", O_WRONLY | O_CREAT | O_CLOEXEC, 0640);
-
-    assert_int_equal(tiny_guest_write(fd, code, n), 0);
-    (void)snprintf(host.kernel, sizeof(host.kernel), "%s/kernel", r->path);
+    (void)snprintf(host.kernel, sizeof(host.kernel), "%s/%s", TINY_GUESTS, name);
 }
 
 static void setup_rig(struct rig *r)
@@ -68,7 +65,7 @@ static void setup_rig(struct rig *r)
     make_file(r->dir_fd, VMM_IMAGE, 1 << 20);
     make_file(r->dir_fd, VMM_OVERLAY, 1 << 20);
     make_file(r->dir_fd, VMM_CONFIG_DISK, 1 << 20);
-    make_kernel(r, tiny_idle, sizeof(tiny_idle));
+    use_kernel("tiny-idle");
 }
 
 static void end_rig_of_several(struct rig *r)
@@ -593,7 +590,7 @@ static void forks_go_on_from_one_snapshot(const struct vmm_driver *driver)
     uint64_t hash;
 
     setup_rig(&source);
-    make_kernel(&source, tiny_counter, sizeof(tiny_counter));
+    use_kernel("tiny");
     boot(&source, driver);
     await_count(&source, 1000);
     first = sleep_vm(&source);
@@ -658,7 +655,7 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     if (is_missing())
         return;
     setup_rig(&r);
-    make_kernel(&r, tiny_counter, sizeof(tiny_counter));
+    use_kernel("tiny");
     boot(&r, &qemu_microvm_driver);
     assert_int_equal(mkdirat(r.dir_fd, "new", 0750), 0);
     save.snapshot_dir_fd = dir_open(r.dir_fd, "new", &e);
@@ -698,7 +695,7 @@ static void what_was_saved_ahead_is_brought_up_to_date_by_the_pause(void **state
     if (is_missing())
         return;
     setup_rig(&r);
-    make_kernel(&r, tiny_counter, sizeof(tiny_counter));
+    use_kernel("tiny");
     boot(&r, &qemu_microvm_driver);
     for (int i = 0; i < 2; i++) {
         uint32_t count;

@@ -107,7 +107,7 @@ static void a_microvm_gets_these_arguments(void **state)
     assert_pair(
         &a, "-machine", "microvm,memory-backend=ram0,dump-guest-core=off,suppress-vmdesc=on");
     assert_pair(&a, "-accel", "tcg,tb-size=64");
-    assert_pair(&a, "-cpu", "max");
+    assert_pair(&a, "-cpu", "max,erms=off,fsrm=off");
     assert_pair(&a, "-smp", "2");
     assert_pair(&a, "-m", "268435456B");
     assert_pair(&a,
@@ -842,10 +842,18 @@ static void what_a_driver_lacks_is_unsupported(void **state)
     (void)state;
     assert_int_equal(vmm_pause(&op, &vm, &e), -1);
     assert_int_equal(e.code, ERR_UNSUPPORTED);
-    assert_ptr_equal(vmm_find("qemu-microvm"), vmm_driver_at(0));
-    assert_ptr_equal(vmm_find("qemu"), vmm_driver_at(1));
-    assert_null(vmm_driver_at(2));
-    assert_null(vmm_find("firecracker"));
+    assert_null(vmm_find("vz"));
+}
+
+static void a_default_is_chosen_in_this_order(void **state)
+{
+    static const char *const names[] = {"cloud-hypervisor", "firecracker", "qemu-microvm", "qemu"};
+    size_t n = sizeof(names) / sizeof(names[0]);
+
+    (void)state;
+    for (size_t i = 0; i < n; i++)
+        assert_ptr_equal(vmm_find(names[i]), vmm_driver_at(i));
+    assert_null(vmm_driver_at(n));
 }
 
 /* ---- acceleration; main() below plays the probe */
@@ -963,6 +971,7 @@ int main(int argc, char **argv)
         checked_test(the_callback_may_close_the_monitor),
         checked_test(stop_waits_asks_and_kills),
         checked_test(what_a_driver_lacks_is_unsupported),
+        checked_test(a_default_is_chosen_in_this_order),
         checked_test(kvm_is_used_only_when_its_loop_is_fast),
         checked_test(the_configuration_overrides_the_probe),
         checked_test(the_host_is_described),

@@ -52,11 +52,17 @@ _hypeman() {
 		case "${verb[*]}" in
 		"") words=$(_hypeman_verbs) ;;
 		image) words=$(_hypeman_verbs image) ;;
-		inspect | logs | rm | start | stop | wait)
+		exec | fork | inspect | logs | restore | rm | standby | start | stats | stop | wait)
 			words=$(hypeman "${where[@]}" ps -a 2>/dev/null | sed -n '2,$s/ .*//p')
 			;;
 		run | "image get" | "image delete")
 			words=$(hypeman "${where[@]}" image list 2>/dev/null | sed -n '2,$s/ .*//p')
+			;;
+		cp)
+			words=$(hypeman "${where[@]}" ps 2>/dev/null | sed -n '2,$s/ .*/:/p')
+			compopt -o nospace 2>/dev/null
+			COMPREPLY=($(compgen -W "$words" -- "$cur") $(compgen -f -- "$cur"))
+			return
 			;;
 		"image import") words="dir: oci:" && compopt -o nospace 2>/dev/null ;;
 		esac

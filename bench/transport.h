@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What exec and cp are measured with: the bare transport to a guest that only echoes,
+ * and a WebSocket to the daemon's instance "bench".
+ */
+#pragma once
+
+#include "bare.h"
+#include "cli/wsock.h"
+
+struct transport {
+    struct bare bare;
+    int fd;
+};
+
+void transport_open(struct bench *b, struct transport *t); /* once "bench" was made */
+void transport_close(struct transport *t);
+void transport_echoes(struct transport *t);    /* from here on it only does */
+double transport_echo_us(struct transport *t); /* one byte there and back */
+double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* 's' to it, 'g' from it */
+
+struct socket {
+    struct wsock ws;
+    size_t received;  /* bytes of binary messages */
+    char first[4096]; /* of them, as text */
+    char text[512];   /* the last text message */
+    bool is_final;    /* it was "exitCode", "result" or a final "end" */
+};
+void socket_open(struct bench *b, struct socket *s, const char *what, const char *request);
+void socket_send(struct socket *s, const void *data, size_t len);
+void socket_text(struct socket *s, const char *text);
+void socket_fill(struct socket *s, size_t bytes); /* until so much has come, or the end */
+void socket_close(struct socket *s);

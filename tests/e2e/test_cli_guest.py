@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hypeman exec and hypeman cp, as typed."""
+import fcntl
+import io
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import tarfile
+import termios
+import time
+
+import pytest
+
+from harness import HYPEMAN, PATIENCE, until
+
+
+@pytest.fixture(scope="module")
+def box(daemon):
+    made = daemon.api.run(name="box", env={"FROM": "the workload"})
+    daemon.mark(made["id"])
+    return "box"
+
+
+@pytest.fixture
+def terminal(daemon):
+    """Makes terminals; none outlives its test."""
+    made = []
+    yield lambda *args, **size: made.append(Terminal(daemon, *args, **size)) or made[-1]
+    for one in made:
+        one.kill()
+
+
+def hypeman(daemon, *args, code=0, over="unix", **more):
+    """What it did, as bytes; over the unix socket or TCP."""
+    env = dict(os.environ)
+    if over == "tcp":
+        host, port = daemon.tcp_address()
+        env.update(HYPEMAN_BASE_URL=f"http://{host}:{port}", HYPEMAN_API_KEY=daemon.token())
+    else:
+        env.update(HYPEMAN_SOCKET=str(daemon.socket))
+    more.setdefault("stdin", None if "input" in more else subprocess.DEVNULL)
+    command = daemon.ns.command([HYPEMAN, *args])
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=env, **more)
+    assert code is None or done.returncode == code, f"{args}: {done}"
+    return done
+
+
+# --- exec ---
+
+@pytest.mark.core
+@pytest.mark.parametrize("over", ["unix", "tcp"])
+def test_exec_passes_input_both_outputs_and_the_exit_code(daemon, box, over):
+    done = hypeman(daemon, "exec", box, "sh", "-c", "cat; echo err >&2; exit 7", input=b"in\0put", code=7, over=over)
+    assert (done.stdout, done.stderr) == (b"in\0put", b"err\n")
+
+
+def test_exec_takes_environment_directory_user_and_timeout(daemon, box):
+    env = {**os.environ, "HYPEMAN_SOCKET": str(daemon.socket), "OURS": "passed on"}
+    args = ["exec", "-e", "A=b c", "-e", "OURS", "-e", "NOT_SET", "--cwd", "/tmp", "-u", "nobody", box]
+    done = subprocess.run([HYPEMAN, *args, "sh", "-c", 'echo "$A, $OURS, $PWD, $FROM, $(id -u)"'],
+                          capture_output=True, env=env, stdin=subprocess.DEVNULL, timeout=PATIENCE)
+    assert done.stdout == b"b c, passed on, /tmp, the workload, 65534\n", done
+    assert hypeman(daemon, "exec", "--timeout", "1s", box, "sleep", "100", code=124).stdout == b""
+    hypeman(daemon, "exec", "--timeout", "1500ms", box, "true", code=2)
+
+
+def test_exec_without_input_ends_a_command_that_reads_it(daemon, box):
+    done = hypeman(daemon, "exec", "--interactive=false", box, "cat", input=b"not passed on")
+    assert done.stdout == b""
+
+
+def test_exec_says_what_is_wrong(daemon, box):
+    assert b"no such instance: nobody" in hypeman(daemon, "exec", "nobody", "true", code=1).stderr
+    assert b"/no/such" in hypeman(daemon, "exec", box, "/no/such", code=127).stderr
+    assert b"name an instance" in hypeman(daemon, "exec", code=2).stderr
+    daemon.api.create("exit 0", name="ended")
+    daemon.api.wait("ended", "Stopped")
+    assert b"must be running" in hypeman(daemon, "exec", "ended", "true", code=1).stderr
+
+
+def test_exec_streams_megabytes_to_a_slow_reader(daemon, box):
+    reader = subprocess.Popen(["sh", "-c", "sleep 2; sha256sum"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    done = subprocess.run([HYPEMAN, "--socket", daemon.socket, "exec", box, "head", "-c", "3000000", "/dev/zero"],
+                          stdout=reader.stdin, stdin=subprocess.DEVNULL, timeout=PATIENCE)
+    reader.stdin.close()
+    want = subprocess.run("head -c 3000000 /dev/zero | sha256sum", shell=True, capture_output=True).stdout
+    assert reader.stdout.read() == want and done.returncode == 0
+    reader.stdout.close()
+    reader.wait()
+
+
+class Terminal:
+    """The program on a terminal of its own."""
+
+    def __init__(self, daemon, *args, rows=24, cols=80):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+            os.environ.update(HYPEMAN_SOCKET=str(daemon.socket), TERM="vt100")
+            os.execv(HYPEMAN, [str(HYPEMAN), *args])
+        self.seen = b""
+
+    def type(self, text):
+        os.write(self.fd, text)
+
+    def wait_for(self, text):
+        end = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            assert select.select([self.fd], [], [], max(0, end - time.monotonic()))[0], self.seen
+            try:
+                self.seen += os.read(self.fd, 65536)
+            except OSError:
+                raise AssertionError(f"it ended; seen: {self.seen}") from None
+
+    def resize(self, rows, cols):
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def is_raw(self):
+        return not termios.tcgetattr(self.fd)[3] & termios.ICANON
+
+    def kill(self):
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            os.close(self.fd)
+
+    def end(self):
+        """The exit code, once it has ended."""
+        until("it ends", lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), 30)
+        was_raw = self.is_raw()
+        os.close(self.fd)
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.pid = None
+        assert not was_raw, "it left the terminal raw"
+        return code
+
+
+@pytest.mark.core
+def test_exec_on_a_terminal_is_a_terminal_in_the_guest(terminal, box):
+    t = terminal("exec", box, "/bin/sh", rows=33, cols=99)
+    t.wait_for(b"# ")
+    assert t.is_raw()
+    t.type(b"stty size; echo $TERM\r")
+    t.wait_for(b"33 99\r\nvt100\r\n")
+    t.resize(44, 111)
+    t.type(b"while [ \"$(stty size)\" != '44 111' ]; do sleep 0.1; done; echo re''sized\r")
+    t.wait_for(b"resized")
+    t.type(b"echo slee''ps; sleep 1000\r")
+    t.wait_for(b"sleeps")
+    t.type(b"\x03")  # the guest's to deal with: the shell lives on
+    t.type(b"echo still $((40+2)); exit 9\r")
+    t.wait_for(b"still 42")
+    assert t.end() == 9
+
+
+def test_ctrl_c_ends_an_exec_without_a_terminal_and_its_command(daemon, terminal, box):
+    t = terminal("exec", "-T", box, "sh", "-c", "echo pid $$; exec sleep 4321")
+    t.wait_for(b"\n")
+    pid = t.seen.split()[1].decode()
+    t.type(b"\x03")
+    assert t.end() == 130
+    until("the command ends", lambda: hypeman(daemon, "exec", box, "kill", "-0", pid, code=None).returncode != 0, 30)
+
+
+def test_a_signal_gives_the_terminal_back(terminal, box):
+    t = terminal("exec", box, "/bin/sh")
+    t.wait_for(b"# ")
+    os.kill(t.pid, signal.SIGTERM)
+    assert t.end() == 130
+
+
+# --- cp ---
+
+@pytest.fixture
+def tree(tmp_path):
+    """src/: a file, a directory with one, links, odd names."""
+    src = tmp_path / "src"
+    (src / "sub").mkdir(parents=True)
+    (src / "file").write_bytes(b"content")
+    (src / "file").chmod(0o640)
+    (src / "sub/below").write_bytes(os.urandom(70000))
+    (src / "link").symlink_to("file")
+    (src / "sub/dangling").symlink_to("/no/such/place")
+    (src / "ö \n'\"").write_bytes(b"odd")
+    with open(os.fsencode(src) + b"/\xff", "wb") as file:
+        file.write(b"not UTF-8")
+    os.utime(src / "file", (1600000000, 1600000000))
+    return tmp_path
+
+
+def look(root):
+    """{relative name: what it is}, by lstat."""
+    found = {}
+    root = os.fsencode(root)
+    for where, dirs, files in os.walk(root):
+        for name in dirs + files:
+            path = os.path.join(where, name)
+            st = os.lstat(path)
+            what = os.readlink(path) if os.path.islink(path) else None if os.path.isdir(path) else open(path, "rb").read()
+            found[os.path.relpath(path, root)] = (oct(st.st_mode), what)
+    return found
+
+
+def in_guest(daemon, script):
+    return hypeman(daemon, "exec", "box", "sh", "-c", script).stdout.decode(errors="surrogateescape")
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("over", ["unix", "tcp"])
+def test_cp_takes_a_tree_there_and_back_with_every_name(daemon, box, tree, over):
+    in_guest(daemon, "rm -rf /tmp/*")
+    hypeman(daemon, "cp", "src", "box:/tmp/dst", cwd=tree, over=over)
+    hypeman(daemon, "cp", "box:/tmp/dst", "back", cwd=tree, over=over)
+    assert look(tree / "back") == look(tree / "src")
+    assert os.stat(tree / "back/file").st_mtime == 1600000000
+
+
+# Docker's table: source, destination, what is there afterwards.
+IN = [
+    ("src/file", "/tmp/new", "/tmp/new"),
+    ("src/file", "/tmp/old", "/tmp/old"),
+    ("src/file", "/tmp/dir", "/tmp/dir/file"),
+    ("src/file", "/tmp/dir/", "/tmp/dir/file"),
+    ("src", "/tmp/new", "/tmp/new/file"),
+    ("src/", "/tmp/new", "/tmp/new/file"),
+    ("src/.", "/tmp/new", "/tmp/new/file"),
+    ("src", "/tmp/dir", "/tmp/dir/src/file"),
+    ("src/", "/tmp/dir", "/tmp/dir/src/file"),
+    ("src/.", "/tmp/dir", "/tmp/dir/file"),
+    ("src/sub/..", "/tmp/dir", "/tmp/dir/src/file"),
+    ("src/file", "tmp/relative", "/tmp/relative"),
+]
+
+
+@pytest.mark.parametrize("source, to, there", IN)
+def test_cp_into_a_guest_follows_docker(daemon, box, tree, source, to, there):
+    in_guest(daemon, "rm -rf /tmp/*; mkdir /tmp/dir; echo before > /tmp/old")
+    hypeman(daemon, "cp", source, f"box:{to}", cwd=tree)
+    assert in_guest(daemon, f"cat {there}; stat -c ' %a %Y' {there}") == "content 640 1600000000\n"
+
+
+@pytest.mark.parametrize("source, to, there", IN[:-2])
+def test_cp_out_of_a_guest_follows_docker(daemon, box, tmp_path, source, to, there):
+    in_guest(daemon, "rm -rf /tmp/*; mkdir -p /tmp/src/sub; cd /tmp/src; printf content > file; chmod 640 file")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "old").write_text("before")
+    hypeman(daemon, "cp", f"box:/tmp/{source}", to.replace("/tmp/", "./", 1), cwd=tmp_path)
+    assert (tmp_path / there.removeprefix("/tmp/")).read_text() == "content"
+
+
+@pytest.mark.parametrize("args, text", [
+    (["src/file", "box:/tmp/none/x"], "no such directory: box:/tmp/none"),
+    (["src/file", "box:/tmp/none/"], "no such directory: box:/tmp/none"),
+    (["src", "box:/tmp/old"], "box:/tmp/old is no directory"),
+    (["src/nothing", "box:/tmp"], "no such file or directory: src/nothing"),
+    (["box:/tmp/nothing", "."], "no such file or directory: box:/tmp/nothing"),
+    (["box:/tmp/dir", "src/file"], "src/file is no directory"),
+    (["box:/tmp/old", "none/x"], "no such directory: none"),
+    (["box:/tmp/old", "none/"], "no such directory: none"),
+    (["nobody:/x", "."], "no such instance: nobody"),
+    (["-", "box:/tmp/old"], "no such directory: box:/tmp/old"),
+])
+def test_cp_refuses_what_docker_refuses(daemon, box, tree, args, text):
+    in_guest(daemon, "rm -rf /tmp/*; mkdir /tmp/dir; echo before > /tmp/old")
+    assert text in hypeman(daemon, "cp", *args, cwd=tree, code=1).stderr.decode()
+
+
+@pytest.mark.parametrize("args", [["a", "b"], ["box:/a", "box:/b"], ["box:/a"], ["./box:/a", "b"]])
+def test_cp_wants_one_side_in_an_instance(daemon, box, args):
+    assert hypeman(daemon, "cp", *args, code=2).stderr
+
+
+def test_cp_follows_a_link_only_when_told(daemon, box, tree):
+    in_guest(daemon, "rm -rf /tmp/*")
+    hypeman(daemon, "cp", "src/link", "box:/tmp/as-link", cwd=tree)
+    hypeman(daemon, "cp", "-L", "src/link", "box:/tmp/as-file", cwd=tree)
+    assert in_guest(daemon, "readlink /tmp/as-link; cat /tmp/as-file") == "file\ncontent"
+    in_guest(daemon, "mkdir /tmp/d; echo x > /tmp/d/f; ln -s d /tmp/l; ln -s f /tmp/d/g")
+    hypeman(daemon, "cp", "box:/tmp/l", "kept", cwd=tree)
+    hypeman(daemon, "cp", "-L", "box:/tmp/l", "followed", cwd=tree)
+    hypeman(daemon, "cp", "-L", "box:/tmp/d/g", "file-followed", cwd=tree)
+    assert os.readlink(tree / "kept") == "d"
+    assert sorted(os.listdir(tree / "followed")) == ["f", "g"] and os.readlink(tree / "followed/g") == "f"
+    assert (tree / "file-followed").read_text() == "x\n"
+
+
+def test_cp_dash_is_an_archive_on_standard_input_and_output(daemon, box, tree):
+    in_guest(daemon, "rm -rf /tmp/*")
+    archive = subprocess.run(["tar", "c", "-C", tree, "src"], capture_output=True, check=True).stdout
+    hypeman(daemon, "cp", "-", "box:/tmp", input=archive)
+    out = hypeman(daemon, "cp", "box:/tmp/src", "-").stdout
+    with tarfile.open(fileobj=io.BytesIO(out), errors="surrogateescape") as tar:
+        tar.extractall(tree / "back")
+    assert look(tree / "back/src") == look(tree / "src")
+    assert b"hypeman: " in hypeman(daemon, "cp", "-", "box:/tmp", input=b"no archive" * 99, code=1).stderr
+
+
+def test_cp_keeps_owners_when_told(daemon, box, tree):
+    in_guest(daemon, "rm -rf /tmp/*")
+    os.chown(tree / "src/file", 1234, 5678)
+    hypeman(daemon, "cp", "src/file", "box:/tmp/plain", cwd=tree)
+    hypeman(daemon, "cp", "-a", "src/file", "box:/tmp/kept", cwd=tree)
+    assert in_guest(daemon, "stat -c %u:%g /tmp/plain /tmp/kept") == "0:0\n1234:5678\n"
+    hypeman(daemon, "cp", "-a", "box:/tmp/kept", "back", cwd=tree)
+    assert (os.stat(tree / "back").st_uid, os.stat(tree / "back").st_gid) == (1234, 5678)
+
+
+def test_cp_says_how_much_on_a_terminal_and_nothing_without(daemon, terminal, box, tmp_path):
+    (tmp_path / "big").write_bytes(bytes(12 << 20))
+    assert hypeman(daemon, "cp", str(tmp_path / "big"), "box:/tmp/big").stderr == b""
+    t = terminal("cp", str(tmp_path / "big"), "box:/tmp/big")
+    t.wait_for(b"copied 12.0 MB\r\n")
+    assert t.end() == 0
+
+
+def test_a_guest_cannot_make_cp_write_outside_the_destination(daemon, box, tmp_path):
+    """Its tree holds a link to a directory outside, and the same name as a directory again."""
+    outside, here = tmp_path / "outside", tmp_path / "here"
+    outside.mkdir(), here.mkdir()
+    (here / "tree").mkdir()
+    (here / "tree/d").symlink_to(outside)  # as if an earlier copy had left it
+    in_guest(daemon, "rm -rf /tmp/*; mkdir -p /tmp/tree/d; echo bad > /tmp/tree/d/planted")
+    hypeman(daemon, "cp", "box:/tmp/tree", ".", cwd=here, code=None)
+    assert list(outside.iterdir()) == []

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cloud Hypervisor by its double, which answers nobody while it is busy: what the daemon makes of it."""
+import contextlib
+import os
+import signal
+
+import pytest
+
+import doubled
+from doubled import counts, create, fork, memory_hash, name_on_disk, traces
+from harness import Api, Background, until
+
+
+def serving(*args, **settings):
+    return doubled.serving("cloud-hypervisor", *args, **settings)
+
+
+@pytest.fixture
+def ch(tmp_path, rootfs):
+    with serving(tmp_path, rootfs) as daemon:
+        yield daemon
+
+
+def tell(daemon, instance, request):
+    """Over the double's own socket."""
+    here = os.open(daemon.instance_dir(instance["id"]), os.O_RDONLY)
+    try:
+        assert Api(f"/proc/self/fd/{here}/api.sock").open("PUT", request)[1].status == 204
+    finally:
+        os.close(here)
+
+
+@pytest.mark.core
+def test_it_starts_sleeps_wakes_and_ends(ch):
+    made = create(ch)
+    assert made["state"] == "Running" and made["hypervisor"] == "cloud-hypervisor"
+    until("its disk is written to", lambda: name_on_disk(ch, made) == "vm")
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby" and not ch.vm_processes()
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    told = counts(ch, made)
+    assert (told["loads"], told["resumes"], told["boots"], told["requests"]) == (1, 1, 0, 2), "the load, and the monitor"
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby", "a clone's memory is its own to write"
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    stopped = ch.api.post("/instances/vm/stop")
+    assert stopped["state"] == "Stopped" and stopped["exit_code"] == 0, "its agent was told, and powered the machine off"
+    ch.api.delete("/instances/vm")
+
+
+def test_an_old_version_is_resumed_apart_and_once(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPEMAN_DOUBLE_VERSION="48.0.0") as ch:
+        made = create(ch)
+        ch.api.post("/instances/vm/standby")
+        assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+        assert counts(ch, made)["resumes"] == 1
+        assert "resume_vm" in [s["name"] for s in traces(ch)[0]["spans"]]
+        ch.api.delete("/instances/vm")
+
+
+def test_sixteen_forks_at_once_each_with_its_own_disk(ch):
+    source = create(ch, "source")
+    ch.api.post("/instances/source/standby")
+    before = memory_hash(ch, source)
+    forks = [Background(fork, ch, "source", f"fork-{n}") for n in range(16)]
+    for one in [one.result(120) for one in forks]:
+        assert one["state"] == "Running"
+        until("its disk is its own", lambda one=one: name_on_disk(ch, one) == one["name"])
+        pid = ch.vm_pid(one["id"])
+        opened = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
+        assert str(ch.instance_dir(one["id"]) / "overlay.raw") in opened
+        assert not (ch.instance_dir(one["id"]) / "load").exists()
+    assert ch.api.post("/instances/fork-0/standby")["state"] == "Standby"
+    assert memory_hash(ch, source) == before
+    ch.delete_all()
+
+
+def test_forks_of_a_running_one_leave_it_running(ch):
+    source = create(ch, "source")
+    made = ch.api.post("/instances/source/fork", {"name": "one", "from_running": True})
+    assert made["state"] == "Running" and ch.api.get("/instances/source")["state"] == "Running"
+    told = counts(ch, source)
+    assert (told["pauses"], told["resumes"], told["saves"]) == (1, 1, 1), told
+    assert ch.api.post("/instances/source/stop")["exit_code"] == 0, "its agent is connected again after the snapshot"
+    ch.delete_all()
+
+
+def test_it_is_found_again_by_a_daemon_that_did_not_start_it(ch):
+    made = create(ch)
+    ch.restart(signal.SIGKILL)
+    assert ch.api.get("/instances/vm")["state"] == "Running"
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby"
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    assert counts(ch, made)["loads"] == 1
+    ch.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize("moment", ["park 400 PUT /api/v1/vm.restore\n", ""])
+def test_the_daemon_dies_in_the_middle_of_a_restore(ch, moment):
+    made = create(ch)
+    ch.api.post("/instances/vm/standby")
+    ch.faults.write_text(moment)
+    waking = Background(ch.api.request, "POST", "/instances/vm/restore")
+    until("it is under way", lambda: ch.vm_processes())
+    ch.restart(signal.SIGKILL)
+    with contextlib.suppress(Exception):
+        waking.result()
+    ch.faults.write_text("")
+    if ch.api.get("/instances/vm")["state"] == "Standby":
+        assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    assert ch.api.get("/instances/vm")["state"] == "Running"
+    told = counts(ch, made)
+    assert (told["loads"], told["resumes"]) == (1, 1), "never twice, and never left paused"
+    ch.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize(
+    "faults, words",
+    [
+        ("refuse 0 PUT /api/v1/vm.restore\n", "The double was told to refuse this."),
+        ("half 0 PUT /api/v1/vm.restore\n", "ended with status 1"),
+        ("garbage 0 PUT /api/v1/vm.restore\n", "vm.restore"),
+    ],
+)
+def test_a_restore_that_fails_says_why_and_the_instance_sleeps_on(ch, faults, words):
+    made = create(ch)
+    ch.api.post("/instances/vm/standby")
+    before = memory_hash(ch, made)
+    ch.faults.write_text(faults)
+    refused = ch.api.request("POST", "/instances/vm/restore")
+    assert refused.status == 500 and words in refused.json()["message"], refused
+    assert ch.api.get("/instances/vm")["state"] == "Standby" and not ch.vm_processes()
+    assert memory_hash(ch, made) == before
+    ch.faults.write_text("")
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    ch.api.delete("/instances/vm")
+
+
+def test_pauses_that_somebody_else_makes_are_seen(ch):
+    made = create(ch)
+    tell(ch, made, "/api/v1/vm.pause")
+    until("it is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    tell(ch, made, "/api/v1/vm.resume")
+    until("it is seen", lambda: ch.api.get("/instances/vm")["state"] == "Running")
+    ch.restart(signal.SIGKILL)
+    tell(ch, made, "/api/v1/vm.pause")
+    until("it is seen by the next daemon", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    ch.api.delete("/instances/vm")
+
+
+def test_events_that_are_cut_or_garbled_are_left_out(ch):
+    made = create(ch)
+    with (ch.instance_dir(made["id"]) / "events.json").open("a") as f:
+        f.write('{\n  "timestamp": {\n    "secs": 0,\x00\xff no event at all\n\n{"event": 7}\n\n')
+    tell(ch, made, "/api/v1/vm.pause")
+    until("what follows is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    ch.api.delete("/instances/vm")
+
+
+def half_made(daemon, instance):
+    return [name for name in ("save", "snapshot", "snapshot.new") if (daemon.instance_dir(instance["id"]) / name).exists()]
+
+
+@pytest.fixture
+def hasty(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__SNAPSHOT_TIMEOUT="500ms") as daemon:
+        yield daemon
+
+
+@pytest.mark.core
+def test_a_snapshot_that_outlives_its_deadline_is_given_up_and_the_vm_runs_on(hasty):
+    made = create(hasty)
+    pid = hasty.vm_pid(made["id"])
+    hasty.faults.write_text("park 3000 PUT /api/v1/vm.snapshot\n")
+    late = hasty.api.request("POST", "/instances/vm/standby")
+    assert late.status == 504 and "deadline" in late.json()["message"], late
+    assert half_made(hasty, made), "the VMM is still at it"
+    busy = hasty.api.request("POST", "/instances/vm/standby")
+    assert busy.status == 409 and "under way" in busy.json()["message"], "the row is held"
+    assert hasty.api.get("/instances/vm")["state"] == "Running"
+    hasty.faults.write_text("")
+    until("it has given it up", lambda: not half_made(hasty, made))
+    until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
+    assert hasty.api.post("/instances/vm/restore")["state"] == "Running"
+    assert hasty.vm_pid(made["id"]) != pid
+    hasty.api.delete("/instances/vm")
+
+
+def test_a_delete_preempts_a_snapshot_that_outlives_its_deadline(hasty):
+    made = create(hasty)
+    hasty.faults.write_text("park 60000 PUT /api/v1/vm.snapshot\n")
+    assert hasty.api.request("POST", "/instances/vm/standby").status == 504
+    hasty.api.delete("/instances/vm")
+    assert not hasty.instance_dir(made["id"]).exists() and not hasty.vm_processes()
+
+
+def test_a_fork_whose_capture_outlives_its_deadline_leaves_the_source_running(hasty):
+    made = create(hasty)
+    hasty.faults.write_text("park 3000 PUT /api/v1/vm.snapshot\n")
+    late = hasty.api.request("POST", "/instances/vm/fork", {"name": "other", "from_running": True})
+    assert late.status == 504, late
+    assert [one["name"] for one in hasty.api.get("/instances")] == ["vm"]
+    hasty.faults.write_text("")
+    until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
+    assert [p.name for p in (hasty.data / "instances").iterdir()] == [made["id"]]
+    hasty.api.delete("/instances/vm")
+
+
+def test_twenty_that_are_parked_in_a_snapshot_keep_nobody_waiting(ch):
+    create(ch, "free")
+    parked = [create(ch, f"parked-{n}") for n in range(20)]
+    ch.faults.write_text("park 30000 PUT /api/v1/vm.snapshot\n")
+    sleeping = [Background(ch.api.request, "POST", f"/instances/{one['name']}/standby") for one in parked]
+    until("some are parked", lambda: sum(bool(half_made(ch, one)) for one in parked) >= 8)
+    for _ in range(20):
+        states = {one["name"]: one["state"] for one in ch.api.get("/instances")}
+        assert set(states.values()) <= {"Running", "Paused"} and len(states) == 21, states
+        assert ch.api.get("/instances/parked-0")["state"] in ("Running", "Paused")
+    assert create(ch, "new")["state"] == "Running"
+    assert not any(one.value for one in sleeping), "all that while they were parked"
+    for one in parked:
+        ch.api.delete(f"/instances/{one['name']}")
+    for one in sleeping:
+        assert one.result().status == 409
+    ch.faults.write_text("")
+    ch.delete_all()
+
+
+def test_a_guest_that_restarts_its_machine_stays_and_its_restarts_are_counted(ch):
+    made = create(ch)
+    pid = ch.vm_pid(made["id"])
+    for times in ("1 time so far", "2 times so far"):
+        tell(ch, made, "/double/reboot")
+        until("it is told", lambda times=times: times in (ch.api.get("/instances/vm")["exit_message"] or ""))
+        ch.api.wait("vm", "Running")
+    assert ch.vm_pid(made["id"]) == pid
+    ch.api.delete("/instances/vm")
+
+
+def test_the_default_is_the_best_that_the_host_can_run(tmp_path, rootfs):
+    with serving(tmp_path, rootfs, HYPERVISOR__DEFAULT="") as ch:
+        told = ch.api.get("/capabilities")
+        assert told["default_runtime"]["name"] == "cloud-hypervisor" and "the first" in told["default_runtime"]["reason"]
+        assert "default hypervisor: cloud-hypervisor: the first" in ch.log_text()
+    (tmp_path / "tcg").mkdir()
+    with serving(tmp_path / "tcg", rootfs, HYPERVISOR__DEFAULT="", HYPERVISOR__ACCELERATION="tcg") as ch:
+        told = ch.api.get("/capabilities")
+        assert told["default_runtime"]["name"] == "qemu-microvm", "a VMM that has no KVM to run on is not offered"
+        refused = {one["name"]: one.get("unavailable_reason") for one in told["runtimes"]}
+        assert "needs KVM" in refused["cloud-hypervisor"] and refused["qemu-microvm"] is None
+        assert "cloud-hypervisor cannot run here: Cloud Hypervisor needs KVM" in ch.log_text()

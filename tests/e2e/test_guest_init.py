@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images whose command is an init: it is PID 1, and the agent serves beside it."""
+import pytest
+
+from guest_vm import SHUTDOWN, EXITED, STARTED, Guest, busybox_image, frame
+from test_guest_exec import execute, finish
+
+SYSTEMD = b"""#!/bin/sh
+# As far as the agent can tell: a PID 1 of that name, which runs the units of /run and reboots at SIGRTMIN+5.
+echo "I am $$"
+cat /run/systemd/system/sysinit.target.wants/hypeman-agent.service
+exec 3</dev/null
+$(sed -n 's/^ExecStart=//p' /run/systemd/system/hypeman-agent.service) &
+agent=$!
+trap 'kill $agent; wait $agent; echo rebooting; sync; echo b > /proc/sysrq-trigger' 39
+while :; do sleep 1; done
+"""
+
+
+@pytest.fixture
+def boot(tmp_path):
+    guests = []
+
+    def start(command, extra):
+        image = tmp_path / "image.sqfs"
+        busybox_image(image, extra)
+        guests.append(Guest(tmp_path / "vm", image, {"entrypoint": [], "cmd": command}))
+        return guests[-1]
+
+    yield start
+    for guest in guests:
+        guest.kill()
+
+
+def test_systemd_gets_a_unit_and_stops_when_the_host_asks(boot):
+    guest = boot(["/usr/lib/systemd/systemd"], [("usr/lib/systemd/systemd", 0o755, SYSTEMD)])
+    channel = guest.reconnect()
+    assert channel.expect(STARTED)["mode"] == "systemd"
+    guest.wait_output("I am 1\n", "ExecStart=/run/hypeman/agent service\n")
+    execute(channel, "sh", "-c", "echo $PPID; cat /proc/1/comm")
+    assert finish(channel, 1).out.split()[1] == b"systemd"
+    channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
+    ended = channel.expect(EXITED)
+    assert (ended["code"], ended["message"]) == (0, "asked to end by the host")
+    assert guest.wait() == 0
+    assert guest.record() == ended
+
+
+def test_another_init_has_the_agent_beside_it(boot):
+    guest = boot(["/sbin/init"], [("sbin/init", None, "/bin/busybox"), ("etc/inittab", 0o644, b"::sysinit:/bin/echo here\n::wait:/bin/sleep 1\n")])
+    channel = guest.reconnect()
+    assert channel.expect(STARTED)["mode"] == "systemd"
+    execute(channel, "cat", "/proc/1/comm")
+    assert finish(channel, 1).out == b"init\n"
+    channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
+    assert guest.wait() == 0
