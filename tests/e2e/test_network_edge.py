@@ -104,6 +104,8 @@ def test_a_published_port_is_its_instances_from_start_to_stop(daemon, api):
     ip = row["network"]["ip"]
     assert row["ports"] == [{"host_ip": "0.0.0.0", "host_port": 8080, "guest_port": 80, "protocol": "tcp"}]
     assert published(daemon) == f"{ip} {ip}"
+    usage = api.get("/instances/web/stats")
+    assert 0 < usage["network_rx_bytes"] < 1 << 20 and 0 < usage["network_tx_bytes"] < 1 << 20
     refusal = api.fails(409, "conflict", "POST", "/instances", {"name": "late", "image": harness.IMAGE, "ports": PORTS})
     assert "8080/tcp" in refusal["message"] and "web" in refusal["message"]
     assert [one["name"] for one in api.get("/instances")] == ["web"]
@@ -113,6 +115,7 @@ def test_a_published_port_is_its_instances_from_start_to_stop(daemon, api):
     api.post("/instances/web/restore")
     assert published(daemon) == f"{ip} {ip}"
     api.post("/instances/web/stop")
+    assert api.get("/instances/web/stats")["network_rx_bytes"] == 0
     other = api.run(SERVER, name="other", ports=PORTS)
     assert published(daemon).startswith(other["network"]["ip"])
     assert "other" in api.fails(409, "conflict", "POST", "/instances/web/start", {})["message"]
