@@ -103,6 +103,12 @@ struct spec *spec_decode(const struct api *api, const json_t *body, struct err *
 /* The members that this version does not carry out (api/spec_planned.c). */
 int spec_refuse_planned(const json_t *body, struct err *e);
 
+/* The network's part of it (api/spec_network.c). */
+int spec_decode_network(const json_t *body, struct spec *s, struct err *e);
+
+/* What a PATCH makes of it: a copy; NULL and e. */
+struct spec *spec_decode_update(const struct spec *spec, const json_t *body, struct err *e);
+
 /* Overrides of a start: a copy of the spec with another entrypoint or cmd; NULL with e unset
  * when the body changes nothing. */
 struct spec *spec_decode_start(const struct spec *spec, const json_t *body, struct err *e);

@@ -17,6 +17,7 @@ void api_instances_get(struct call *c);
 
 /* api/instances.c */
 void api_instances_create(struct call *c);
+void api_instances_update(struct call *c);
 void api_instances_delete(struct call *c);
 void api_instances_start(struct call *c);
 void api_instances_stop(struct call *c);

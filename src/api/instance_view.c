@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/jout.h"
 #include "base/parse.h"
-#include "net/plan.h"
+#include "net/publish.h"
 
 enum {
     VIEW_MAX = 8 << 20,
@@ -30,6 +30,17 @@ static void put_size(struct jout *j, const char *key, uint64_t bytes)
     jout_str(j, key, size_text(bytes, text));
 }
 
+static void put_rate(struct jout *j, const char *key, uint64_t bytes)
+{
+    char size[SIZE_TEXT_SIZE];
+    char text[SIZE_TEXT_SIZE + 2];
+
+    if (bytes == 0)
+        return;
+    (void)snprintf(text, sizeof(text), "%s/s", size_text(bytes, size));
+    jout_str(j, key, text);
+}
+
 static void put_network(struct jout *j, const struct spec *spec, const struct vm_run *run)
 {
     char text[ADDRESS_TEXT_SIZE];
@@ -40,7 +51,29 @@ static void put_network(struct jout *j, const struct spec *spec, const struct vm
         jout_str(j, "name", "default");
     jout_str(j, "ip", run->address ? address_text(run->address, text) : NULL);
     jout_str(j, "mac", run->address ? NET_GUEST_MAC : NULL);
+    put_rate(j, "bandwidth_download", spec->download_rate);
+    put_rate(j, "bandwidth_upload", spec->upload_rate);
     jout_close(j, '}');
+}
+
+static void put_ports(struct jout *j, const struct spec *spec)
+{
+    char text[ADDRESS_TEXT_SIZE];
+
+    if (spec->n_ports == 0)
+        return;
+    jout_open(j, "ports", '[');
+    for (size_t i = 0; i < spec->n_ports; i++) {
+        const struct port_map *p = &spec->ports[i];
+
+        jout_open(j, NULL, '{');
+        jout_str(j, "host_ip", address_text(p->host_ip, text));
+        jout_int(j, "host_port", p->host_port);
+        jout_int(j, "guest_port", p->guest_port);
+        jout_str(j, "protocol", p->is_udp ? "udp" : "tcp");
+        jout_close(j, '}');
+    }
+    jout_close(j, ']');
 }
 
 /* The present phase counts up to the answer: clients bill by it. Returns where its number stands.
@@ -176,6 +209,7 @@ struct row_text *instance_show(const struct instance *row)
         jout_raw(j, "env", spec->env);
     put_tags(j, spec);
     put_network(j, spec, run);
+    put_ports(j, spec);
     put_exit(j, run);
     jout_bool(j, "has_snapshot", run->state == VM_STANDBY);
     phase_at = put_phases(j, run);

@@ -66,6 +66,21 @@ void api_instances_create(struct call *c)
         call_fail(c, &e);
 }
 
+void api_instances_update(struct call *c)
+{
+    struct err e = {0};
+    struct spec *next = spec_decode_update(c->row->spec, c->body, &e);
+    struct vm_op *op;
+
+    if (!next) {
+        call_fail(c, &e);
+        return;
+    }
+    op = vm_op_new(&verb_update, answer_ok, c);
+    op->next_spec = next;
+    vm_op_begin(c->api->world, c->row, op);
+}
+
 void api_instances_start(struct call *c)
 {
     struct err e = {0};

@@ -29,7 +29,7 @@ const struct route api_routes[] = {
     {"GET", "/instances", SCOPE_INSTANCE_READ, NO_BODY, api_instances_list},
     {"POST", "/instances", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_create},
     {"GET", "/instances/{id}", SCOPE_INSTANCE_READ, NO_BODY, api_instances_get},
-    {"PATCH", "/instances/{id}", SCOPE_INSTANCE_WRITE, JSON_BODY, api_planned},
+    {"PATCH", "/instances/{id}", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_update},
     {"DELETE", "/instances/{id}", SCOPE_INSTANCE_DELETE, NO_BODY, api_instances_delete},
     {"POST", "/instances/{id}/standby", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_standby},
     {"POST", "/instances/{id}/restore", SCOPE_INSTANCE_WRITE, JSON_BODY, api_instances_restore},

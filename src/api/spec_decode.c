@@ -305,8 +305,6 @@ static int decode_platform(const json_t *body, struct err *e)
 
 static int decode_all(const struct api *api, const json_t *body, struct spec *s, struct err *e)
 {
-    const json_t *network;
-
     if (decode_name(body, s, e) < 0 || decode_platform(body, e) < 0 ||
         decode_sizes(api, body, s, e) < 0 || decode_vcpus(api, body, s, e) < 0 ||
         decode_env(body, s, e) < 0 || decode_tags(body, s, e) < 0 ||
@@ -314,11 +312,7 @@ static int decode_all(const struct api *api, const json_t *body, struct spec *s,
         args_member(body, "cmd", &s->cmd, e) < 0 ||
         json_bool_member(body, "skip_guest_agent", false, &s->skip_guest_agent, e) < 0 ||
         json_bool_member(body, "skip_kernel_headers", false, &s->skip_kernel_headers, e) < 0 ||
-        json_member(body, "network", JSON_OBJECT, &network, e) < 0)
-        return -1;
-    if (json_bool_member(network, "enabled", true, &s->network_enabled, e) < 0)
-        return err_wrap(e, "network");
-    if (spec_refuse_planned(body, e) < 0)
+        spec_decode_network(body, s, e) < 0 || spec_refuse_planned(body, e) < 0)
         return -1;
     return decode_hypervisor(api, body, s, e) < 0 ? -1 : decode_image(api, body, s, e);
 }

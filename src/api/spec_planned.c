@@ -103,9 +103,6 @@ static int check_network(const json_t *body, struct err *e)
     if (json_member(network, "egress", JSON_OBJECT, &egress, e) < 0 ||
         json_bool_member(egress, "enabled", false, &enabled, e) < 0)
         return err_wrap(e, "network");
-    if (check_rate(network, "bandwidth_download", "invalid_bandwidth_download", e) < 0 ||
-        check_rate(network, "bandwidth_upload", "invalid_bandwidth_upload", e) < 0)
-        return -1;
     return enabled ? not_yet(e, "network.egress") : 0;
 }
 

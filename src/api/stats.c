@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "api/handlers.h"
-#include "base/cleanup.h"
-#include "base/file.h"
 #include "base/jout.h"
-#include "base/parse.h"
+#include "base/mem.h"
 #include "loop/proc.h"
+#include "net/slot.h"
+#include "vm/live.h"
 
 static void put_number(struct jout *j, const char *key, double v)
 {
@@ -19,90 +17,94 @@ static void put_number(struct jout *j, const char *key, double v)
     jout_raw(j, key, text);
 }
 
-enum { INTERFACE_SIZE = 16 };
+/* The answer under way: all but the network is in it, for the row may go while we count. */
+struct stats_call {
+    struct call *call;
+    struct buf json;
+    struct jout j;
+    int ifindex;
+    struct tap_stats before; /* counted for who had the TAP before */
+    struct tap_stats now;
+    struct job job;
+};
 
-/* The TAP that a process holds, by what the kernel says of its fds; false when it holds none. */
-static bool find_tap(pid_t pid, char out[INTERFACE_SIZE])
+static int64_t share(uint64_t now, uint64_t before)
 {
-    char path[64];
-    DIR *dir;
-    const struct dirent *d;
-    bool found = false;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/fdinfo", (int)pid);
-    dir = opendir(path);
-    while (dir && !found && (d = readdir(dir))) {
-        auto_buf struct buf info = BUF(4096);
-        struct err gone = {0};
-        const char *name;
-        size_t n;
-
-        if (d->d_name[0] == '.' || file_read(dirfd(dir), d->d_name, &info, &gone) < 0)
-            continue;
-        name = strstr(buf_str(&info), "\niff:\t");
-        n = name ? strcspn(name + 6, "\n/") : 0;
-        found = n > 0 && n < INTERFACE_SIZE;
-        if (found)
-            (void)snprintf(out, INTERFACE_SIZE, "%.*s", (int)n, name + 6);
-    }
-    if (dir)
-        closedir(dir);
-    return found;
+    return now > before ? (int64_t)(now - before) : 0;
 }
 
-static int64_t count_of(const char *interface, const char *counter)
+static void reply(struct stats_call *s)
 {
-    auto_buf struct buf text = BUF(64);
-    char path[128];
-    struct err gone = {0};
-    uint64_t v = 0;
-
-    (void)snprintf(path, sizeof(path), "/sys/class/net/%s/statistics/%s", interface, counter);
-    if (file_read(AT_FDCWD, path, &text, &gone) < 0 || text.len == 0)
-        return 0;
-    text.data[strcspn(text.data, "\n")] = '\0';
-    return parse_u64(text.data, 0, INT64_MAX, &v) ? (int64_t)v : 0;
+    jout_int(&s->j, "network_rx_bytes", share(s->now.to_guest, s->before.to_guest));
+    jout_int(&s->j, "network_tx_bytes", share(s->now.from_guest, s->before.from_guest));
+    jout_close(&s->j, '}');
+    call_reply(s->call, 200, &s->json);
+    free(s);
 }
 
-/* As the guest sees it: what it receives is what the host has sent. */
-static void put_network(struct jout *j, pid_t pid)
+static void count_run(struct job *job)
 {
-    char interface[INTERFACE_SIZE];
-    bool found = pid > 0 && find_tap(pid, interface);
+    struct stats_call *s = container_of(job, struct stats_call, job);
+    struct err gone = {0}; /* the TAP, with its VMM */
 
-    jout_int(j, "network_rx_bytes", found ? count_of(interface, "tx_bytes") : 0);
-    jout_int(j, "network_tx_bytes", found ? count_of(interface, "rx_bytes") : 0);
+    (void)stats_of(s->ifindex, &s->now, &gone);
+}
+
+static void count_done(struct job *job)
+{
+    reply(container_of(job, struct stats_call, job));
+}
+
+static void count(struct stats_call *s, const struct net_slot *slot)
+{
+    struct err e = {0};
+
+    s->ifindex = slot->ifindex;
+    s->before = slot->before;
+    s->job.run = count_run;
+    s->job.done = count_done;
+    s->job.kind = VM_JOB_NOTE;
+    s->job.timeout_ms = 10000;
+    if (jobs_submit(s->call->api->world->jobs, &s->job, &e) == 0)
+        return;
+    call_fail(s->call, &e);
+    buf_free(&s->json);
+    free(s);
 }
 
 /*
- * What the instance's process uses, and what it was given. Nothing waits: the
- * kernel counts, and an instance without a process uses nothing.
+ * What the instance's process uses, and what it was given. The kernel
+ * counts; an instance without a process uses nothing.
  */
 void api_instances_stats(struct call *c)
 {
     const struct instance *row = c->row;
     struct proc_usage used = {0};
     struct err gone = {0};
-    struct buf json = BUF(4096);
-    struct jout j = JOUT(&json);
+    const struct net_slot *slot = live_slot(row);
+    struct stats_call *s = mem_new(struct stats_call);
 
     if (vm_state_has_process(row->run.state))
         (void)proc_usage(&row->run.proc, &used, &gone); /* its exit is on its way to the row */
-    jout_open(&j, NULL, '{');
-    jout_str(&j, "instance_id", row->id);
-    jout_str(&j, "instance_name", row->spec->name);
-    put_number(&j, "cpu_seconds", (double)used.cpu_ms / 1000);
-    jout_int(&j, "memory_rss_bytes", (int64_t)used.resident_bytes);
-    jout_int(&j, "memory_vms_bytes", (int64_t)used.virtual_bytes);
-    put_network(&j, row->spec->network_enabled && used.resident_bytes ? row->run.proc.pid : 0);
-    jout_int(&j, "allocated_vcpus", row->spec->vcpus);
-    jout_int(&j, "allocated_memory_bytes", (int64_t)row->spec->memory_bytes);
+    s->call = c;
+    s->json = BUF(4096);
+    s->j = JOUT(&s->json);
+    jout_open(&s->j, NULL, '{');
+    jout_str(&s->j, "instance_id", row->id);
+    jout_str(&s->j, "instance_name", row->spec->name);
+    put_number(&s->j, "cpu_seconds", (double)used.cpu_ms / 1000);
+    jout_int(&s->j, "memory_rss_bytes", (int64_t)used.resident_bytes);
+    jout_int(&s->j, "memory_vms_bytes", (int64_t)used.virtual_bytes);
+    jout_int(&s->j, "allocated_vcpus", row->spec->vcpus);
+    jout_int(&s->j, "allocated_memory_bytes", (int64_t)row->spec->memory_bytes);
     if (used.resident_bytes > 0 && row->spec->memory_bytes > 0)
-        put_number(&j,
+        put_number(&s->j,
                    "memory_utilization_ratio",
                    (double)used.resident_bytes / (double)row->spec->memory_bytes);
     else
-        jout_null(&j, "memory_utilization_ratio");
-    jout_close(&j, '}');
-    call_reply(c, 200, &json);
+        jout_null(&s->j, "memory_utilization_ratio");
+    if (slot)
+        count(s, slot);
+    else
+        reply(s);
 }

@@ -87,13 +87,19 @@ static void put_network(struct jout *j, const struct net *net)
     char text[SUBNET_TEXT_SIZE];
 
     jout_open(j, "network", '{');
-    jout_str(j, "model", "nat");
+    jout_str(j, "model", net_leaves_it_to_vmm(net) ? "user" : "nat");
     jout_str(j, "gateway", address_text(plan->gateway, text));
     jout_str(j, "subnet", subnet_text(plan->outer, text));
     jout_bool(j, "guest_to_guest", net_is_on(net) && plan->guest_to_guest);
     jout_bool(j, "available", net_is_on(net));
     if (!net_is_on(net))
         jout_str(j, "unavailable_reason", net_why_off(net));
+    jout_open(j, "names", '{');
+    jout_bool(j, "available", !net_why_no_names(net));
+    jout_str(j, "domain", NET_DOMAIN);
+    if (net_why_no_names(net))
+        jout_str(j, "unavailable_reason", net_why_no_names(net));
+    jout_close(j, '}');
     if (*net_firewall_commands(net))
         jout_str(j, "firewall_commands", net_firewall_commands(net));
     jout_close(j, '}');

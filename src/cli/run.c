@@ -11,6 +11,7 @@
 #include "cli/names.h"
 #include "cli/opt.h"
 #include "cli/progress.h"
+#include "cli/publish.h"
 #include "cli/session.h"
 #include "cli/text.h"
 
@@ -25,6 +26,9 @@ struct run_flags {
     const char *cmd;
     struct argv env;
     struct argv tags;
+    struct argv ports;
+    const char *download;
+    const char *upload;
     bool network;
     bool skip_agent;
     bool skip_headers;
@@ -36,6 +40,7 @@ static void flags_free(struct run_flags *f)
 {
     argv_free(&f->env);
     argv_free(&f->tags);
+    argv_free(&f->ports);
 }
 
 /* --- the request --- */
@@ -87,12 +92,31 @@ static int add_machine(const struct run_flags *f, json_t *body)
         return cli_misuse(&cli_run, "--cpus takes a number, not %s", f->cpus);
     if (f->cpus)
         json_object_set_new(body, "vcpus", json_integer((json_int_t)cpus));
-    if (!f->network)
-        json_object_set_new(body, "network", json_pack("{s:b}", "enabled", 0));
     if (f->skip_agent)
         json_object_set_new(body, "skip_guest_agent", json_true());
     if (f->skip_headers)
         json_object_set_new(body, "skip_kernel_headers", json_true());
+    return CLI_OK;
+}
+
+static int add_network(const struct run_flags *f, json_t *body)
+{
+    json_auto_t *network = json_object();
+
+    if (!f->network)
+        json_object_set_new(network, "enabled", json_false());
+    if (add_text(network, "bandwidth_download", f->download) < 0 ||
+        add_text(network, "bandwidth_upload", f->upload) < 0)
+        return cli_misuse(&cli_run, "a rate is not UTF-8");
+    if (json_object_size(network) > 0)
+        json_object_set(body, "network", network);
+    if (f->ports.n > 0)
+        json_object_set_new(body, "ports", json_array());
+    for (size_t i = 0; i < f->ports.n; i++) {
+        if (!port_add(json_object_get(body, "ports"), f->ports.v[i]))
+            return cli_misuse(
+                &cli_run, "--publish takes [IP:]HOST:GUEST[/udp], not %s", f->ports.v[i]);
+    }
     return CLI_OK;
 }
 
@@ -120,6 +144,8 @@ static int make_body(const struct run_flags *f, json_t *body, int argc, char **a
     rc = add_maps(f, body);
     if (rc == CLI_OK)
         rc = add_machine(f, body);
+    if (rc == CLI_OK)
+        rc = add_network(f, body);
     if (rc != CLI_OK)
         return rc;
     /* "IMAGE -- CMD" is what people type who know other tools. */
@@ -253,7 +279,10 @@ static int run(int argc, char **argv)
         {0, "entrypoint", OPT_TEXT, &f.entrypoint, "WORDS", "instead of the image's; or JSON"},
         {0, "cmd", OPT_TEXT, &f.cmd, "WORDS", "instead of CMD behind the image; or JSON"},
         {'l', "tag", OPT_LIST, &f.tags, "KEY=VALUE", "a tag; repeatable"},
+        {'p', "publish", OPT_LIST, &f.ports, "PORTS", "[IP:]HOST:GUEST[/udp], as docker has it"},
         {0, "network", OPT_FLAG, &f.network, NULL, "give it a network (--network=false: none)"},
+        {0, "bandwidth-down", OPT_TEXT, &f.download, "RATE", "the most it takes in: 10MB/s, 1Gbps"},
+        {0, "bandwidth-up", OPT_TEXT, &f.upload, "RATE", "the most it sends out"},
         {0, "skip-guest-agent", OPT_FLAG, &f.skip_agent, NULL, "without the agent"},
         {0, "skip-kernel-headers", OPT_FLAG, &f.skip_headers, NULL, "without kernel headers"},
         {'a', "attach", OPT_FLAG, &f.attach, NULL, "follow its log and exit as it exits"},

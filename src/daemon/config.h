@@ -58,6 +58,9 @@ struct config {
     bool guest_to_guest;
     bool open_firewalls;
     uint64_t ready_slots;
+    char *dnsmasq; /* empty: found */
+    uint64_t download_burst;
+    uint64_t upload_burst;
     int64_t kill_after_ms; /* of a VMM that does not answer; 0: it is only reported */
 };
 

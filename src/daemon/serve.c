@@ -282,7 +282,10 @@ static int open_network(struct daemon *d, struct err *e)
         .host_ports = c->host_ports,
         .guest_to_guest = c->guest_to_guest,
         .opens_firewalls = c->open_firewalls,
+        .dnsmasq = c->dnsmasq,
         .ready = (unsigned)c->ready_slots,
+        .download_burst = (uint32_t)c->download_burst,
+        .upload_burst = (uint32_t)c->upload_burst,
     };
 
     if (*c->bridge || *c->subnet_gateway)
@@ -292,7 +295,11 @@ static int open_network(struct daemon *d, struct err *e)
             c->inner_gateway);
     d->net = net_open(d->loop, &settings, e);
     if (d->net && !net_is_on(d->net))
-        log_warn("guests get no network: %s", net_why_off(d->net));
+        log_warn(
+            net_leaves_it_to_vmm(d->net)
+                ? "guests reach the outside by QEMU's user network, and nobody reaches them: %s"
+                : "guests get no network: %s",
+            net_why_off(d->net));
     return d->net ? 0 : -1;
 }
 

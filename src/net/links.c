@@ -32,7 +32,10 @@ static struct nlmsghdr *begin_link(struct nl *n, uint16_t type, int ifindex, uns
     return h;
 }
 
-/* A spoofed source is our rules' business; a redirect would tell a guest of another's TAP. */
+/*
+ * A spoofed source is our rules' business; a redirect would tell a guest of another's TAP. What
+ * the host sends from 127.0.0.1 to a published port leaves by a TAP.
+ */
 static void put_settings(struct nlmsghdr *h)
 {
     struct nlattr *spec = mnl_attr_nest_start(h, IFLA_AF_SPEC);
@@ -41,6 +44,7 @@ static void put_settings(struct nlmsghdr *h)
 
     mnl_attr_put_u32(h, IPV4_DEVCONF_FORWARDING, 1);
     mnl_attr_put_u32(h, IPV4_DEVCONF_RP_FILTER, 0);
+    mnl_attr_put_u32(h, IPV4_DEVCONF_ROUTE_LOCALNET, 1);
     mnl_attr_put_u32(h, IPV4_DEVCONF_SEND_REDIRECTS, 0);
     mnl_attr_put_u32(h, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0);
     mnl_attr_nest_end(h, conf);
@@ -59,14 +63,44 @@ void link_prepare(struct nl *n, int ifindex)
     nl_end(n, h, "bring a TAP up", 0);
 }
 
-static void set_alias(struct nl *n, int ifindex, uint32_t address)
+static void put_alias(struct nlmsghdr *h, uint32_t address)
 {
-    struct nlmsghdr *h = begin_link(n, RTM_NEWLINK, ifindex, 0);
     char alias[sizeof(ALIAS) + ADDRESS_TEXT_SIZE];
     char text[ADDRESS_TEXT_SIZE];
 
     (void)snprintf(alias, sizeof(alias), ALIAS "%s", address_text(address, text));
     mnl_attr_put_str(h, IFLA_IFALIAS, alias);
+}
+
+void link_make_upload(struct nl *n, const char *name)
+{
+    struct nlmsghdr *h = nl_begin(n, RTM_NEWLINK, NLM_F_CREATE);
+    struct ifinfomsg *i = mnl_nlmsg_put_extra_header(h, sizeof(*i));
+    struct nlattr *info;
+
+    i->ifi_flags = IFF_UP;
+    i->ifi_change = IFF_UP;
+    mnl_attr_put_str(h, IFLA_IFNAME, name);
+    put_alias(h, 0);
+    info = mnl_attr_nest_start(h, IFLA_LINKINFO);
+    mnl_attr_put_str(h, IFLA_INFO_KIND, "ifb");
+    mnl_attr_nest_end(h, info);
+    nl_end(n, h, "make the interface that limits uploads", 0);
+}
+
+void link_delete_upload(struct nl *n, const char *name)
+{
+    struct nlmsghdr *h = begin_link(n, RTM_DELLINK, 0, 0);
+
+    mnl_attr_put_str(h, IFLA_IFNAME, name);
+    nl_end(n, h, "remove the interface that limits uploads", ENODEV);
+}
+
+static void set_alias(struct nl *n, int ifindex, uint32_t address)
+{
+    struct nlmsghdr *h = begin_link(n, RTM_NEWLINK, ifindex, 0);
+
+    put_alias(h, address);
     nl_end(n, h, "name a TAP's address", 0);
 }
 
@@ -160,28 +194,31 @@ void links_delete(struct nl *n, const int *ifindexes, size_t count)
 /* --- what is there --- */
 
 struct listing {
+    const char *prefix; /* of the names that are ours, before a number */
+    const char *kind;
     struct tap_link *v;
     size_t n;
 };
 
-static bool is_tun(const struct nlattr *info)
+static bool is_of_kind(const struct nlattr *info, const char *kind)
 {
     const struct nlattr *a;
 
     nl_nested(a, info)
     {
         if (mnl_attr_get_type(a) == IFLA_INFO_KIND)
-            return strcmp(mnl_attr_get_str(a), "tun") == 0;
+            return strcmp(mnl_attr_get_str(a), kind) == 0;
     }
     return false;
 }
 
 /* "hm" and a number: hmm, hmail or hm-lan are somebody else's. */
-static bool is_our_name(const char *name)
+static bool is_numbered(const char *name, const char *prefix)
 {
-    size_t digits = strspn(name + strlen(NET_TAPS), "0123456789");
+    size_t n = strlen(prefix);
+    size_t digits = strncmp(name, prefix, n) == 0 ? strspn(name + n, "0123456789") : 0;
 
-    return digits > 0 && name[strlen(NET_TAPS) + digits] == '\0';
+    return digits > 0 && name[n + digits] == '\0';
 }
 
 static int take_link(void *arg, const struct nlmsghdr *h, struct err *e)
@@ -189,7 +226,8 @@ static int take_link(void *arg, const struct nlmsghdr *h, struct err *e)
     struct listing *list = arg;
     const struct ifinfomsg *i = mnl_nlmsg_get_payload(h);
     struct tap_link found = {.ifindex = i->ifi_index};
-    bool is_ours = false;
+    bool has_kind = false;
+    bool has_alias = false;
     const struct nlattr *a;
 
     (void)e;
@@ -202,12 +240,11 @@ static int take_link(void *arg, const struct nlmsghdr *h, struct err *e)
         else if (type == IFLA_CARRIER)
             found.has_carrier = mnl_attr_get_u8(a) != 0;
         else if (type == IFLA_IFALIAS && strncmp(mnl_attr_get_str(a), ALIAS, strlen(ALIAS)) == 0)
-            (void)address_parse(mnl_attr_get_str(a) + strlen(ALIAS), &found.address);
+            has_alias = address_parse(mnl_attr_get_str(a) + strlen(ALIAS), &found.address);
         else if (type == IFLA_LINKINFO)
-            is_ours = is_tun(a);
+            has_kind = is_of_kind(a, list->kind);
     }
-    if (!is_ours || found.address == 0 || strncmp(found.name, NET_TAPS, strlen(NET_TAPS)) != 0 ||
-        !is_our_name(found.name))
+    if (!has_kind || !has_alias || !is_numbered(found.name, list->prefix))
         return 0;
     list->v = mem_realloc(list->v, (list->n + 1) * sizeof(*list->v));
     list->v[list->n++] = found;
@@ -229,10 +266,8 @@ static int dump(uint16_t type, uint8_t family, nl_each *each, void *arg, struct 
     return nl_dump(&n, each, arg, e);
 }
 
-int links_list(struct tap_link **out, size_t *n_out, struct err *e)
+static int list_links(struct listing list, struct tap_link **out, size_t *n_out, struct err *e)
 {
-    struct listing list = {0};
-
     if (dump(RTM_GETLINK, AF_UNSPEC, take_link, &list, e) < 0) {
         free(list.v);
         return err_wrap(e, "list the interfaces");
@@ -240,6 +275,16 @@ int links_list(struct tap_link **out, size_t *n_out, struct err *e)
     *out = list.v;
     *n_out = list.n;
     return 0;
+}
+
+int links_list(struct tap_link **out, size_t *n_out, struct err *e)
+{
+    return list_links((struct listing){NET_TAPS, "tun", NULL, 0}, out, n_out, e);
+}
+
+int links_list_upload(struct tap_link **out, size_t *n_out, struct err *e)
+{
+    return list_links((struct listing){NET_UPLOADS, "ifb", NULL, 0}, out, n_out, e);
 }
 
 struct reading {

@@ -48,6 +48,11 @@ struct tap_link {
 /* The TAPs of ours that there are. The caller frees *out. */
 int links_list(struct tap_link **out, size_t *n_out, struct err *e);
 
+/* The interface by which uploads are limited (net/rate.h), up; fine if it is there, or is not. */
+void link_make_upload(struct nl *n, const char *name);
+void link_delete_upload(struct nl *n, const char *name);
+int links_list_upload(struct tap_link **out, size_t *n_out, struct err *e);
+
 /* What the host's routes say: who the default one leads through, and whether one is in our way. */
 struct host_routes {
     char uplink[IFNAMSIZ];      /* of the default route; empty: there is none */

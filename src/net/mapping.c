@@ -46,6 +46,7 @@ static void write_rewriting(struct buf *out, const struct words *w)
                " chain from_guest { type filter hook prerouting priority raw; policy accept;\n"
                "  iifname != \"" NET_TAPS "*\" return\n"
                "  ip saddr != %s counter drop\n"
+               "  ip daddr 127.0.0.0/8 counter drop\n"
                "  %s jump icmp_from\n"
                "  ip saddr set iifname map @outer\n"
                "  ip saddr %s counter drop\n"
@@ -64,13 +65,16 @@ static void write_rewriting(struct buf *out, const struct words *w)
                w->inner);
 }
 
-/* A reset rather than silence: a clone's inherited connections end at once. */
+/* The gateway and its names are for guests: whoever routes to it from outside gets nowhere.
+ * A reset rather than silence: a clone's inherited connections end at once. */
 static void write_host(struct buf *out, const struct net_plan *plan, const struct words *w)
 {
-    buf_puts(out,
-             " chain to_host { type filter hook input priority filter; policy accept;\n"
-             "  iifname != \"" NET_TAPS "*\" return\n"
-             "  ct state established,related accept\n");
+    buf_printf(out,
+               " chain to_host { type filter hook input priority filter; policy accept;\n"
+               "  iifname != \"" NET_TAPS "*\" iifname != \"lo\" ip daddr %s counter drop\n"
+               "  iifname != \"" NET_TAPS "*\" return\n"
+               "  ct state established,related accept\n",
+               w->gateway);
     buf_printf(out,
                "  ip daddr %s icmp type echo-request limit rate 100/second accept\n"
                "  ip daddr %s udp dport 53 accept\n"
@@ -105,6 +109,7 @@ static void write_forward(struct buf *out, const struct rules_input *in, const s
                    in->uplink,
                    w->outer);
     buf_printf(out,
+               "  iifname \"" NET_TAPS "*\" ct direction reply ct status dnat accept\n"
                "  iifname \"" NET_TAPS "*\" meta l4proto tcp counter reject with tcp reset\n"
                "  iifname \"" NET_TAPS "*\" counter reject with icmp type admin-prohibited\n"
                "  oifname \"" NET_TAPS "*\" ip daddr %s ct state established,related accept\n"

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "net/firewall.h"
 #include "net/private.h"
+#include "net/rate.h"
 #include "net/tap.h"
 
 static const struct job_limit limits[] = {{"network", 1, 4}};
@@ -42,6 +43,18 @@ static int lock_namespace(struct net *n)
         return -1;
     n->lock_fd = take_fd(&fd);
     return 0;
+}
+
+static void open_names(struct net *n, const struct net_settings *settings)
+{
+    struct err e = {0};
+
+    n->names = names_new(n->loop, &n->plan, settings->dnsmasq, &e);
+    if (n->names)
+        return;
+    log_warn("network: names of instances are off, guests ask network.dns_server itself: %s",
+             e.msg);
+    (void)snprintf(n->why_no_names, sizeof(n->why_no_names), "%.*s", 299, e.msg);
 }
 
 static int set_gateway(const struct net *n, bool present, struct err *e)
@@ -101,6 +114,8 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
     list_init(&n->ready);
     list_init(&n->claimed);
     list_init(&n->returned);
+    list_init(&n->reserved);
+    ports_init(&n->tools.ports);
     n->jobs = jobs_new(loop, limits, 1);
     if (plan_read(settings, &n->plan, e) < 0) {
         net_free(n);
@@ -108,17 +123,44 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
     }
     n->tools.plan = &n->plan;
     addresses_init(&n->addresses, n->plan.outer);
+    n->is_wanted = settings->enabled;
     n->is_on = settings->enabled ? may_we(n) == 1 : off(n, "network.enabled is false") == 1;
     if (n->is_on && look_at_host(n, e) < 0) {
         net_free(n);
         return NULL;
     }
+    if (n->is_on)
+        open_names(n, settings);
+    else
+        memcpy(n->why_no_names, n->why_off, sizeof(n->why_no_names));
     return n;
+}
+
+void net_name(struct net *n, const char *id, const char *name, uint32_t address)
+{
+    if (n->names)
+        names_set(n->names, id, name, address);
+}
+
+void net_unname(struct net *n, const char *id)
+{
+    if (n->names)
+        names_remove(n->names, id);
+}
+
+const char *net_why_no_names(const struct net *n)
+{
+    return n->why_no_names[0] ? n->why_no_names : NULL;
 }
 
 bool net_is_on(const struct net *n)
 {
     return n->is_on;
+}
+
+bool net_leaves_it_to_vmm(const struct net *n)
+{
+    return n->is_wanted && !n->is_on;
 }
 
 const char *net_why_off(const struct net *n)
@@ -149,6 +191,9 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         memcpy(s->tap, found->name, sizeof(s->tap));
         s->ifindex = found->ifindex;
         s->bound = address;
+        (void)stats_of(s->ifindex, &s->before, &e); /* what was counted for whom, nobody knows */
+        err_clear(&e);
+        s->is_limited = true; /* by an earlier daemon, perhaps */
         s->fd = tap_of_process(pidfd, pid, s->tap, &e);
         if (s->fd < 0)
             log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
@@ -158,6 +203,18 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         return s;
     }
     return NULL;
+}
+
+void net_adopt_ports(struct net *n, struct net_slot *s, const struct port_map *v, size_t count)
+{
+    s->ports = port_set_new(s->address, v, count);
+    ports_adopt(&n->tools.ports, s->ports);
+}
+
+struct reservation *net_reserve(struct net *n, const char *owner, const struct port_map *v,
+                                size_t count, struct err *e)
+{
+    return ports_reserve(&n->reserved, owner, v, count, e);
 }
 
 /* A TAP that nobody holds is a left-over. One that is held by a stranger keeps its address. */
@@ -183,6 +240,8 @@ static void sweep(struct net *n)
         links_delete(&route, doomed, count);
         (void)nl_send(&route, &e);
     }
+    if (e.code == ERR_NONE)
+        (void)rate_sweep(&e);
     if (e.code != ERR_NONE)
         log_warn("network: left-over TAPs stay: %s", e.msg);
     free(doomed);
@@ -215,7 +274,8 @@ static void on_change(void *owner, const struct upkeep *todo)
 int net_start(struct net *n, struct err *e)
 {
     struct upkeep_work u = {.todo = {.rules = true, .uplink = true, .firewall = true},
-                            .plan = &n->plan};
+                            .plan = &n->plan,
+                            .ports = &n->tools.ports};
 
     if (!n->is_on)
         return 0;
@@ -256,6 +316,7 @@ static void remove_all(struct net *n)
 void net_stop(struct net *n)
 {
     n->is_stopping = true;
+    names_free(take_ptr(&n->names));
     loop_timer_stop(n->loop, &n->refill);
     net_watch_free(n->watch);
     n->watch = NULL;
@@ -272,6 +333,7 @@ void net_free(struct net *n)
 {
     if (!n)
         return;
+    names_free(n->names);
     jobs_free(n->jobs);
     addresses_free(&n->addresses);
     nl_park_close(&n->tools.parked);

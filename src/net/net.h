@@ -31,6 +31,12 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
 
 bool net_is_on(const struct net *n);
 const char *net_why_off(const struct net *n);
+
+/*
+ * There is none because this host does not let us, though one is wanted: a VMM that has a network
+ * of its own may offer that. Any thread.
+ */
+bool net_leaves_it_to_vmm(const struct net *n);
 const struct net_plan *net_plan(const struct net *n);
 
 /*
@@ -39,6 +45,7 @@ const struct net_plan *net_plan(const struct net *n);
  */
 bool net_adopt_address(struct net *n, uint32_t address);
 struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int pid);
+void net_adopt_ports(struct net *n, struct net_slot *slot, const struct port_map *v, size_t count);
 
 /* After that: the rules, the sweep of what belongs to nobody, and the pool begins to fill. */
 int net_start(struct net *n, struct err *e);
@@ -49,15 +56,33 @@ int net_start(struct net *n, struct err *e);
  */
 struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e);
 
-/* Worker: makes the claimed slot lead to its address. Nothing to do for a new instance's, as a
- * rule. */
+/* Ports of the host, for an instance (net/publish.h); until ports_give_back(). */
+struct reservation *net_reserve(struct net *n, const char *owner, const struct port_map *v,
+                                size_t count, struct err *e);
+
+/* Worker: makes the claimed slot lead to its address, and slot->ports, which are set by then, to
+ * it. Nothing to do for a new instance's without ports, as a rule. */
 int net_bind(struct net *n, struct net_slot *slot, struct err *e);
+
+/*
+ * Worker: how fast the guest of a bound slot may take in and send out, in bytes a second; 0: no
+ * limit. Also while packets flow.
+ */
+int net_limit(struct net *n, struct net_slot *slot, uint64_t download, uint64_t upload,
+              struct err *e);
 
 /* The operation that claimed it has succeeded: the slot is its VMM's, and the loop's to read. */
 void net_settle(struct net *n, struct net_slot *slot);
 
 /* The VMM is gone, or never came. NULL is fine. */
 void net_release(struct net *n, struct net_slot *slot);
+
+/* An instance's name leads guests to its address (net/names.h), until it is gone. */
+void net_name(struct net *n, const char *id, const char *name, uint32_t address);
+void net_unname(struct net *n, const char *id);
+
+/* Whether guests are to ask the gateway for names; NULL: yes, else why not. Any thread. */
+const char *net_why_no_names(const struct net *n);
 
 /* The instance is gone; 0 is fine. */
 void net_give_back(struct net *n, uint32_t address);

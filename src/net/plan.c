@@ -95,6 +95,8 @@ int plan_read(const struct net_settings *s, struct net_plan *out, struct err *e)
         .guest_to_guest = s->guest_to_guest,
         .opens_firewalls = s->opens_firewalls,
         .ready = s->ready,
+        .download_burst = s->download_burst,
+        .upload_burst = s->upload_burst,
     };
 
     if (strlen(s->uplink) >= sizeof(p.uplink) || strpbrk(s->uplink, "\"*\\/ "))

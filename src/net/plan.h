@@ -19,6 +19,9 @@
                                            */
 #define NET_GUEST_MAC "02:00:00:00:00:02" /* every guest's */
 #define NET_TAPS "hm"                     /* how our TAPs' names begin: hm0, hm1, ... */
+#define NET_UPLOADS "up-" NET_TAPS        /* and those of what limits a TAP's uploads: up-hm3 */
+
+#define NET_DOMAIN "hypeman.internal" /* of instances' names */
 
 enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3 };
 
@@ -40,7 +43,9 @@ struct net_plan {
     unsigned n_ports;
     uint32_t dns[NET_DNS_MAX]; /* whom guests ask for names */
     unsigned n_dns;
-    unsigned ready; /* so many slots are kept ready */
+    unsigned ready;          /* so many slots are kept ready */
+    uint32_t download_burst; /* see net/rate.h */
+    uint32_t upload_burst;
 };
 
 /* What the daemon's settings say, as text; everything is borrowed for the call. */
@@ -55,6 +60,9 @@ struct net_settings {
     bool guest_to_guest;
     bool opens_firewalls;
     unsigned ready;
+    uint32_t download_burst;
+    uint32_t upload_burst;
+    const char *dnsmasq; /* path of the program; empty: where it is usually installed */
 };
 
 /* ERR_INVALID: which setting, and why. */

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "net/rate.h"
 
 enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64 };
 
@@ -183,6 +184,7 @@ static void add_upkeep(struct net *n, struct turn *t)
     struct upkeep_work *u = &t->upkeep;
 
     u->plan = &n->plan;
+    u->ports = &n->tools.ports;
     u->todo = n->wants;
     memcpy(u->uplink, n->uplink, sizeof(u->uplink));
     if (!is_wanted(&n->wants))
@@ -258,9 +260,25 @@ struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
 
 int net_bind(struct net *n, struct net_slot *s, struct err *e)
 {
-    if (s->ifindex && s->bound == s->address)
-        return 0;
-    return slots_bind(&n->tools, &s, 1, e);
+    bool is_bound = s->ifindex && s->bound == s->address;
+
+    if (!is_bound && slots_bind(&n->tools, &s, 1, e) < 0)
+        return -1;
+    return s->ports ? slot_publish(&n->tools, s, e) : 0;
+}
+
+int net_limit(struct net *n, struct net_slot *s, uint64_t download, uint64_t upload, struct err *e)
+{
+    struct net_rate rate = {
+        .download = download,
+        .upload = upload,
+        .download_burst = n->plan.download_burst,
+        .upload_burst = n->plan.upload_burst,
+    };
+
+    if (download || upload)
+        s->is_limited = true; /* also what half succeeds is to be lifted */
+    return rate_set(s->tap, &rate, e);
 }
 
 void net_settle(struct net *n, struct net_slot *s)

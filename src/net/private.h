@@ -7,6 +7,7 @@
 
 #include "loop/jobs.h"
 #include "net/links.h"
+#include "net/names.h"
 #include "net/net.h"
 #include "net/rules.h"
 #include "net/upkeep.h"
@@ -20,6 +21,7 @@ struct net {
     struct net_plan plan;
     struct slot_tools tools;
     bool is_on;
+    bool is_wanted;
     bool is_stopping;
     char why_off[300];
     int lock_fd; /* of this network namespace */
@@ -27,6 +29,7 @@ struct net {
     struct addresses addresses;
     struct list ready; /* of struct net_slot, the oldest first */
     struct list claimed;
+    struct list reserved; /* ports of the host (net/publish.h) */
     struct list returned; /* what led to whom is gone is still to be unbound */
     unsigned n_ready;
     unsigned n_claimed;
@@ -39,6 +42,8 @@ struct net {
     bool has_opened_uplink;      /* forwarding was off there before we came */
     char commands[COMMANDS_MAX]; /* for the operator: a firewall is in guests' way; or "" */
     struct net_watch *watch;
+    struct names *names; /* NULL: there are none, and why */
+    char why_no_names[300];
 
     struct tap_link *found; /* at start; until they are adopted or swept */
     size_t n_found;

@@ -16,10 +16,11 @@
 #include <nftables/libnftables.h>
 
 #include "base/mem.h"
+#include "net/publish.h"
 
 enum { TEXT_MAX = 8 << 20, WORDS_MAX = 300 };
 
-static rules_part *const parts[] = {rules_mapping};
+static rules_part *const parts[] = {rules_mapping, rules_ports};
 
 /* Naming it makes it, if it is not there: then there is always one to delete. */
 void rules_clear_table(struct buf *out, const char *family, const char *name)
@@ -220,6 +221,7 @@ int rules_remove(struct err *e)
     auto_buf struct buf text = BUF(4096);
 
     rules_clear_table(&text, "ip", RULES_TABLE);
+    rules_clear_table(&text, "ip", RULES_PORTS_TABLE);
     rules_clear_table(&text, "arp", RULES_TABLE);
     rules_clear_table(&text, "ip6", RULES_TABLE);
     return rules_run(buf_str(&text), e);
@@ -227,7 +229,7 @@ int rules_remove(struct err *e)
 
 /* --- elements of the map --- */
 
-static void put_element(struct nl *n, uint16_t type, const char *tap, uint32_t address)
+void rules_put_element(struct nl *n, uint16_t type, const struct rules_element *x)
 {
     struct nlmsghdr *h = nl_begin(n,
                                   (uint16_t)(NFNL_SUBSYS_NFTABLES << 8 | type),
@@ -236,26 +238,42 @@ static void put_element(struct nl *n, uint16_t type, const char *tap, uint32_t a
     struct nlattr *list;
     struct nlattr *element;
     struct nlattr *part;
-    char key[IFNAMSIZ] = {0};
 
     g->nfgen_family = NFPROTO_IPV4;
     g->version = NFNETLINK_V0;
-    (void)snprintf(key, sizeof(key), "%s", tap);
-    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, RULES_TABLE);
-    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, "outer");
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_TABLE, x->table);
+    mnl_attr_put_strz(h, NFTA_SET_ELEM_LIST_SET, x->set);
     list = mnl_attr_nest_start(h, NFTA_SET_ELEM_LIST_ELEMENTS);
     element = mnl_attr_nest_start(h, NFTA_LIST_ELEM);
     part = mnl_attr_nest_start(h, NFTA_SET_ELEM_KEY);
-    mnl_attr_put(h, NFTA_DATA_VALUE, sizeof(key), key);
+    mnl_attr_put(h, NFTA_DATA_VALUE, x->key_len, x->key);
     mnl_attr_nest_end(h, part);
     if (type == NFT_MSG_NEWSETELEM) {
         part = mnl_attr_nest_start(h, NFTA_SET_ELEM_DATA);
-        mnl_attr_put_u32(h, NFTA_DATA_VALUE, htonl(address));
+        mnl_attr_put(h, NFTA_DATA_VALUE, x->data_len, x->data);
         mnl_attr_nest_end(h, part);
     }
     mnl_attr_nest_end(h, element);
     mnl_attr_nest_end(h, list);
-    nl_end(n, h, "map a TAP to its address", 0);
+    nl_end(n, h, "change an element of a map", 0);
+}
+
+static void put_element(struct nl *n, uint16_t type, const char *tap, uint32_t address)
+{
+    char key[IFNAMSIZ] = {0};
+    uint32_t data = htonl(address);
+
+    (void)snprintf(key, sizeof(key), "%s", tap);
+    rules_put_element(n,
+                      type,
+                      &(struct rules_element){
+                          .table = RULES_TABLE,
+                          .set = "outer",
+                          .key = key,
+                          .key_len = sizeof(key),
+                          .data = &data,
+                          .data_len = sizeof(data),
+                      });
 }
 
 /* Made first, so that there is one to delete, whatever became of it meanwhile. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Our nftables tables: "ip hypeman", "arp hypeman", "ip6 hypeman", and nobody else's.
+ * Our nftables tables: "ip hypeman", "ip hypeman_ports", "arp hypeman", "ip6 hypeman", and nobody
+ * else's.
  *
  * They are written as text, which is what an operator sees, and replaced as a whole
  * in one transaction, so at no moment a guest is without rules. What nft's syntax
@@ -16,10 +17,12 @@
 
 #include <stddef.h>
 
+#include "base/list.h"
 #include "net/netlink.h"
 #include "net/plan.h"
 
 #define RULES_TABLE "hypeman"
+#define RULES_PORTS_TABLE RULES_TABLE "_ports" /* begins like the others: see net/watch.c */
 
 /* A TAP, and the outer address that it stands for. */
 struct binding {
@@ -34,6 +37,7 @@ struct rules_input {
     const char *uplink; /* as it is now; empty: guests reach nothing outside */
     const struct binding *bindings;
     size_t n_bindings;
+    const struct list *open_ports; /* of struct port_set (net/publish.h) */
 };
 
 /* One part: whole tables, as text for nft. Each begins by removing its own tables. */
@@ -48,6 +52,17 @@ int rules_remove(struct err *e);
 /* Runs nft's language. rules_ask() gives what it prints, as JSON. */
 int rules_run(const char *text, struct err *e);
 int rules_ask(const char *text, struct buf *out, struct err *e);
+
+/* An element of a map, for a transaction; type is NFT_MSG_NEWSETELEM or NFT_MSG_DELSETELEM. */
+struct rules_element {
+    const char *table;
+    const char *set;
+    const void *key;
+    size_t key_len;
+    const void *data;
+    size_t data_len;
+};
+void rules_put_element(struct nl *n, uint16_t type, const struct rules_element *x);
 
 /* Messages for a transaction: this TAP stands for address now, and no more for before (0: none). */
 void rules_bind(struct nl *n, const char *tap, uint32_t before, uint32_t address);

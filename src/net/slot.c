@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "net/links.h"
+#include "net/rate.h"
 #include "net/rules.h"
 #include "net/tap.h"
 
@@ -29,6 +30,7 @@ void slot_free(struct net_slot *s)
         return;
     if (s->fd >= 0)
         close(s->fd);
+    port_set_free(s->ports);
     free(s);
 }
 
@@ -116,6 +118,34 @@ int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, st
     return 0;
 }
 
+int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e)
+{
+    struct nl nft = NL_CLOSED;
+    int rc = nl_open_parked(&nft, &tools->parked, e);
+
+    if (rc == 0)
+        rc = ports_open(&tools->ports, s->ports, &nft, e);
+    nl_park(&nft, &tools->parked);
+    return rc;
+}
+
+static int unpublish(struct batches *b, struct net_slot *s, struct err *e)
+{
+    if (ports_close(&b->tools->ports, s->ports, &b->nft, e) < 0)
+        return -1;
+    port_set_free(take_ptr(&s->ports));
+    return 0;
+}
+
+/* A TAP that ended with its VMM has no counters, and nobody comes after it. */
+static void count_from_here(struct net_slot *s)
+{
+    struct err ignored = {0};
+
+    if (s->fd >= 0)
+        (void)stats_of(s->ifindex, &s->before, &ignored);
+}
+
 int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e)
 {
     auto_batches struct batches b;
@@ -131,7 +161,13 @@ int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, 
     if (batches_send(&b, e) < 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
+        if (v[i]->ports && unpublish(&b, v[i], e) < 0)
+            return -1;
+        if (v[i]->is_limited && rate_clear(v[i]->tap, e) < 0)
+            return -1;
+        v[i]->is_limited = false;
         v[i]->bound = 0;
+        count_from_here(v[i]);
         if (v[i]->fd >= 0)
             tap_drain(v[i]->fd);
     }

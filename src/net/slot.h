@@ -18,16 +18,21 @@
 #include "base/list.h"
 #include "net/netlink.h"
 #include "net/plan.h"
+#include "net/publish.h"
+#include "net/stats.h"
 
 struct net_slot {
     char tap[IFNAMSIZ];
-    int ifindex;         /* 0: its TAP is still to be made */
-    int fd;              /* -1: only its VMM has the file; the TAP ends with it */
-    uint32_t bound;      /* the address that leads to it; 0: none */
-    uint32_t address;    /* the address that is to lead to it */
-    bool is_lent;        /* an operation's job has it: nobody else may read it */
-    uint64_t claimed_at; /* private to the pool: the rules' epoch then */
-    struct list link;    /* of the pool */
+    int ifindex;             /* 0: its TAP is still to be made */
+    int fd;                  /* -1: only its VMM has the file; the TAP ends with it */
+    uint32_t bound;          /* the address that leads to it; 0: none */
+    uint32_t address;        /* the address that is to lead to it */
+    struct port_set *ports;  /* that lead to it while its VMM runs; NULL: none */
+    struct tap_stats before; /* counted before its present VMM got it */
+    bool is_limited;         /* rates were set (net/rate.h) */
+    bool is_lent;            /* an operation's job has it: nobody else may read it */
+    uint64_t claimed_at;     /* private to the pool: the rules' epoch then */
+    struct list link;        /* of the pool */
 };
 
 struct net_slot *slot_new(uint32_t address);
@@ -37,12 +42,16 @@ void slot_free(struct net_slot *s); /* closes the file; NULL is fine */
 struct slot_tools {
     const struct net_plan *plan;
     struct nl_park parked;
+    struct open_ports ports;
 };
 
 /* Makes TAPs that are not there, and has each slot's address lead to it, and no other. */
 int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
-/* No address leads to them any more, nothing waits in them. */
+/* Opens a bound slot's ports. */
+int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e);
+
+/* No address and no port leads to them any more, nothing waits in them, no rate limits them. */
 int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
 
 /* Unbinds them and removes their TAPs, all at once. */

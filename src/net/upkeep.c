@@ -70,9 +70,15 @@ static int write_rules(struct upkeep_work *u, struct err *e)
         .uplink = u->uplink,
         .bindings = u->bindings,
         .n_bindings = u->n_bindings,
+        .open_ports = &u->ports->sets,
     };
+    int rc;
 
-    return rules_apply(&in, e);
+    /* What is opened meanwhile would be missing in what is written. */
+    pthread_mutex_lock(&u->ports->lock);
+    rc = rules_apply(&in, e);
+    pthread_mutex_unlock(&u->ports->lock);
+    return rc;
 }
 
 static int write_links(struct upkeep_work *u, struct err *e)

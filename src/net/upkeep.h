@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "net/publish.h"
 #include "net/rules.h"
 #include "net/watch.h"
 
@@ -12,6 +13,7 @@ enum { COMMANDS_MAX = 2048 };
 struct upkeep_work {
     struct upkeep todo;
     const struct net_plan *plan;
+    struct open_ports *ports;
     char uplink[IFNAMSIZ]; /* as the rules have it; may be changed */
     bool opened_uplink;    /* it began to forward for us */
     struct binding *bindings;

@@ -335,8 +335,12 @@ int world_adopt(struct vm_world *w, struct adopt_report *out, struct err *e)
     if (store_each_instance(w->env.store, add_row, &a, e) < 0 ||
         journal_open(&w->table.journal, w->env.store, w->loop, w->env.data_fd, e) < 0)
         return -1;
-    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
-        settle_row(&a, container_of(l, struct instance, order));
+    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
+        struct instance *row = container_of(l, struct instance, order);
+
+        settle_row(&a, row);
+        network_adopt_ports(w, row);
+    }
     rc = list_places(w, &places, e);
     if (rc == 0)
         rc = sweep_processes(&a, &places, e);

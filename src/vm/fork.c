@@ -464,6 +464,7 @@ static struct instance *reserve(struct vm_world *w, const struct instance *sourc
 
     (void)snprintf(spec->name, sizeof(spec->name), "%s", name);
     spec->created_us = wall_us();
+    spec->n_ports = 0; /* a port of the host leads to one */
     do
         id_new(id);
     while (table_by_id(&w->table, id));

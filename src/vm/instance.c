@@ -17,7 +17,8 @@ void table_init(struct instance_table *t)
 
 static void row_free(struct instance *row)
 {
-    assert(!row->holder && !row->preemptor && !row->live && list_empty(&row->waiters));
+    assert(!row->holder && !row->preemptor && !row->live && !row->ports &&
+           list_empty(&row->waiters));
     spec_unref(row->spec);
     vm_run_free(&row->run);
     row_text_unref(row->text);

@@ -23,6 +23,7 @@
 #include "vm/spec.h"
 #include "vm/state.h"
 
+struct reservation;
 struct vm_op;
 struct vm_live;
 struct vm_world;
@@ -40,6 +41,8 @@ struct instance {
     struct vm_op *holder;      /* the operation that holds the row; NULL when none does */
     struct vm_op *preemptor;   /* what waits for the holder to unwind, or for the forks */
     unsigned shared;           /* forks that copy from its directory; who would change it waits */
+    uint32_t named;            /* the address that its name leads guests to; 0: none yet */
+    struct reservation *ports; /* of the host, from its start to its stop; NULL: none */
     struct vm_live *live;      /* watches on the process; NULL when there is none */
     struct question *question; /* the prober's view of the process (prober.h); likewise */
 

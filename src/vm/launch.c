@@ -87,9 +87,33 @@ static int write_config(const struct vm_op *op, uint64_t incarnation, struct err
     return file_replace(op->dir_fd, VMM_CONFIG_DISK, 0600, disk.data, disk.len, e);
 }
 
+/* A third address of the guest's subnet, for names; 0: there is none. */
+static uint32_t spare_address(const struct net_plan *p)
+{
+    uint32_t last = p->inner_net.base | ~subnet_mask(p->inner_net);
+
+    for (uint32_t a = p->inner_net.base + 1; a < last; a++) {
+        if (a != p->inner && a != p->gateway)
+            return a;
+    }
+    return 0;
+}
+
+static void plan_user_net(const struct net_plan *p, struct vmm_user_net *out)
+{
+    uint32_t dns = p ? spare_address(p) : 0;
+
+    if (dns == 0)
+        return;
+    (void)subnet_text(p->inner_net, out->subnet);
+    (void)address_text(p->inner, out->guest);
+    (void)address_text(p->gateway, out->gateway);
+    (void)address_text(dns, out->dns);
+}
+
 struct vmm_boot launch_plan(const struct vm_op *op)
 {
-    return (struct vmm_boot){
+    struct vmm_boot boot = {
         .host = op->env->host,
         .name = op->spec->name,
         .dir_fd = op->dir_fd,
@@ -97,6 +121,9 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .memory_bytes = op->spec->memory_bytes,
         .tap_fd = op->slot ? op->slot->fd : -1,
     };
+
+    plan_user_net(network_of_vmm(op), &boot.user_net);
+    return boot;
 }
 
 int launch_boot(struct vm_op *op, struct err *e)

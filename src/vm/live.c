@@ -21,11 +21,17 @@
 #include "vm/guest_mux.h"
 #include "vm/live_private.h"
 #include "vm/log_limit.h"
+#include "vm/network.h"
 #include "vm/op.h"
 #include "vmm/monitor.h"
 #include "wire/frame.h"
 
 #define UNRESPONSIVE "unresponsive" /* our own word among a VMM's reasons */
+
+struct net_slot *live_slot(const struct instance *row)
+{
+    return row->live ? row->live->slot : NULL;
+}
 
 int live_dup_pidfd(const struct instance *row)
 {
@@ -376,6 +382,7 @@ void live_judge(struct vm_world *w, struct instance *row)
              row->run.exit_message ? ": " : "",
              row->run.exit_message ? row->run.exit_message : "");
     live_detach(w, row);
+    network_settle_ports(row, false);
     row->observed_us = wall_us();
     instance_changed(&w->table, row);
     exit_note_store(w, row);

@@ -38,8 +38,9 @@ void live_let_go(struct vm_world *w, struct instance *row);
 /* If the process has ended and nobody holds the row: the row becomes Stopped, and why. */
 void live_judge(struct vm_world *w, struct instance *row);
 
-int live_dup_pidfd(const struct instance *row); /* -1 when there is no process */
-void live_kill(const struct instance *row);     /* SIGKILL; its end comes as an exit */
+struct net_slot *live_slot(const struct instance *row); /* NULL: no process, or no network */
+int live_dup_pidfd(const struct instance *row);         /* -1 when there is no process */
+void live_kill(const struct instance *row);             /* SIGKILL; its end comes as an exit */
 
 /*
  * Has the workload stand still. Returns an eventfd for the operation that waits: 1 for

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/network.h"
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "net/net.h"
 #include "vmm/vmm.h"
@@ -11,24 +12,91 @@ static bool has_network(const struct vm_world *w, const struct spec *spec)
            net_is_on(w->net);
 }
 
-int network_claim(struct vm_world *w, const struct instance *row, struct vm_op *op, struct err *e)
+static int refuse_ports(const struct vm_world *w, const struct spec *spec, struct err *e)
 {
-    if (!op->starts_vmm || !has_network(w, row->spec))
+    if (w->net && net_is_on(w->net))
+        return err_set(e,
+                       ERR_UNSUPPORTED,
+                       "ports cannot be published: a guest of %s has no network; take another "
+                       "hypervisor",
+                       spec->hypervisor);
+    return err_set(e,
+                   ERR_UNSUPPORTED,
+                   "ports cannot be published: %s",
+                   w->net ? net_why_off(w->net) : "there is no network");
+}
+
+static int reserve_ports(struct vm_world *w, struct instance *row, struct err *e)
+{
+    const struct spec *spec = row->spec;
+
+    if (row->ports || spec->n_ports == 0)
         return 0;
+    row->ports = net_reserve(w->net, spec->name, spec->ports, spec->n_ports, e);
+    return row->ports ? 0 : -1;
+}
+
+void network_name(struct vm_world *w, struct instance *row)
+{
+    if (!w->net || row->named == row->run.address)
+        return;
+    row->named = row->run.address;
+    net_name(w->net, row->id, row->spec->name, row->named);
+}
+
+void network_unname(struct vm_world *w, const struct instance *row)
+{
+    if (w->net && row->named)
+        net_unname(w->net, row->id);
+}
+
+void network_settle_ports(struct instance *row, bool is_gone)
+{
+    if (is_gone || (row->run.state == VM_STOPPED && !row->holder))
+        ports_give_back(take_ptr(&row->ports));
+}
+
+void network_adopt_ports(struct vm_world *w, struct instance *row)
+{
+    struct err e = {0};
+
+    if (row->run.state != VM_STOPPED && has_network(w, row->spec) && reserve_ports(w, row, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+}
+
+int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, struct err *e)
+{
+    if (!op->starts_vmm || (row->spec->n_ports == 0 && !has_network(w, row->spec)))
+        return 0;
+    if (!has_network(w, row->spec))
+        return refuse_ports(w, row->spec, e);
+    if (reserve_ports(w, row, e) < 0)
+        return -1;
     op->slot = net_claim(w->net, op->run.address, e);
     if (!op->slot)
         return -1;
     if (op->run.address == 0)
         op->fresh_address = op->slot->address;
     op->run.address = op->slot->address;
+    if (row->spec->n_ports > 0)
+        op->slot->ports = port_set_new(op->run.address, row->spec->ports, row->spec->n_ports);
     return 0;
+}
+
+int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e)
+{
+    return net_limit(op->env->net, slot, op->spec->download_rate, op->spec->upload_rate, e);
 }
 
 int network_bind(const struct vm_op *op, const char *span, struct err *e)
 {
     auto_span scope = op_span(&op->job.op, span);
 
-    return op->slot ? net_bind(op->env->net, op->slot, e) : 0;
+    if (!op->slot)
+        return 0;
+    if (net_bind(op->env->net, op->slot, e) < 0)
+        return -1;
+    return op->spec->download_rate || op->spec->upload_rate ? network_limit(op, op->slot, e) : 0;
 }
 
 void network_let_go(struct vm_op *op)
@@ -56,9 +124,12 @@ void network_adopt_address(struct vm_world *w, struct instance *row)
 {
     char text[ADDRESS_TEXT_SIZE];
 
-    if (row->run.address == 0 || !w->net || !net_is_on(w->net) ||
-        net_adopt_address(w->net, row->run.address))
+    if (row->run.address == 0 || !w->net || !net_is_on(w->net))
         return;
+    if (net_adopt_address(w->net, row->run.address)) {
+        network_name(w, row);
+        return;
+    }
     log_warn("instance %s: its address %s is not of network.subnet_cidr any more; it gets another "
              "when it starts",
              row->id,
@@ -69,6 +140,7 @@ void network_adopt_address(struct vm_world *w, struct instance *row)
 struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *row, int pidfd)
 {
     struct net_slot *slot;
+    struct err e = {0};
 
     if (row->run.address == 0 || !has_network(w, row->spec))
         return NULL;
@@ -76,13 +148,29 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
     if (!slot)
         log_warn("instance %s: its VMM has no TAP; it has no network until it is restarted",
                  row->id);
+    else if ((row->spec->download_rate || row->spec->upload_rate) &&
+             net_limit(w->net, slot, row->spec->download_rate, row->spec->upload_rate, &e) < 0)
+        log_warn("instance %s: %s", row->id, e.msg);
+    if (slot && row->spec->n_ports > 0)
+        net_adopt_ports(w->net, slot, row->spec->ports, row->spec->n_ports);
     return slot;
+}
+
+const struct net_plan *network_of_vmm(const struct vm_op *op)
+{
+    const struct net *net = op->env->net;
+
+    return op->spec->network_enabled && op->spec->driver->makes_network && net &&
+                   net_leaves_it_to_vmm(net)
+               ? net_plan(net)
+               : NULL;
 }
 
 struct spec_network network_of_guest(const struct vm_op *op)
 {
     return (struct spec_network){
-        .plan = op->slot ? net_plan(op->env->net) : NULL,
-        .address = op->run.address,
+        .plan = op->slot ? net_plan(op->env->net) : network_of_vmm(op),
+        .address = op->slot ? op->run.address : 0,
+        .gateway_knows_names = op->slot && !net_why_no_names(op->env->net),
     };
 }

@@ -46,6 +46,7 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
     vm_run_free(&row->run);
     row->run = vm_run_copy(&op->run);
     row->observed_us = wall_us();
+    network_name(w, row);
     if (op->started.pidfd >= 0)
         live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd, network_hand_over(w, op));
     else if (!vm_state_has_process(row->run.state))
@@ -179,8 +180,10 @@ static void settle(struct vm_world *w, struct instance *row, struct vm_op *op)
     else if (op->verb->failed)
         op->verb->failed(w, row, op);
     row = table_by_id(&w->table, op->id);
-    if (row)
-        live_judge(w, row);
+    if (!row)
+        return;
+    live_judge(w, row);
+    network_settle_ports(row, false);
 }
 
 static void op_done(struct job *job)

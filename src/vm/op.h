@@ -74,7 +74,7 @@ struct vm_op {
     bool is_prepared;             /* fork: its directory was made by a capture */
     const atomic_bool *abandoned; /* set once nobody waits for it: then it does not begin. NULL: it
                                      does in any case. Lives until answered() */
-    struct spec *next_spec;       /* start: what the instance becomes; NULL: as it is. Owned */
+    struct spec *next_spec; /* start, update: what the instance becomes; NULL: as it is. Owned */
 
     /* Filled in as it takes hold: the job's own view of the instance. */
     const struct vm_env *env;
@@ -85,9 +85,10 @@ struct vm_op {
     bool idle;         /* set by check(): nothing to do, succeed without a job */
     bool starts_vmm; /* set by check(): the job starts a VMM, which needs a place in the network */
     bool preempted;  /* a stop or delete ended it */
-    bool has_preempted;     /* it ended another to get hold */
-    struct net_slot *slot;  /* lent to the job until the outcome is shown; NULL: no network */
-    uint32_t fresh_address; /* given out by this op; 0: the instance had one */
+    bool has_preempted;      /* it ended another to get hold */
+    struct net_slot *slot;   /* lent to the job until the outcome is shown; NULL: no network */
+    struct net_slot *in_use; /* update: the running VMM's, borrowed while the op holds the row */
+    uint32_t fresh_address;  /* given out by this op; 0: the instance had one */
 
     /* Filled in by run(). */
     struct vmm_process started; /* pidfd -1: none */

@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "net/plan.h"
+#include "net/publish.h"
 #include "vmm/vmm.h"
 
 struct spec *spec_new(void)
@@ -32,6 +32,7 @@ void spec_unref(struct spec *s)
         free(s->tags[i].value);
     }
     free(s->tags);
+    free(s->ports);
     free(s->image);
     free(s->image_digest);
     free(s->hypervisor);
@@ -51,6 +52,22 @@ bool spec_has_tag(const struct spec *s, const char *key, const char *value)
     return false;
 }
 
+static void write_ports(struct jout *j, const struct spec *s)
+{
+    jout_open(j, "ports", '[');
+    for (size_t i = 0; i < s->n_ports; i++) {
+        const struct port_map *p = &s->ports[i];
+
+        jout_open(j, NULL, '{');
+        jout_int(j, "host_ip", p->host_ip);
+        jout_int(j, "host_port", p->host_port);
+        jout_int(j, "guest_port", p->guest_port);
+        jout_bool(j, "udp", p->is_udp);
+        jout_close(j, '}');
+    }
+    jout_close(j, ']');
+}
+
 void spec_write(struct buf *out, const struct spec *s)
 {
     struct jout j = JOUT(out);
@@ -65,6 +82,9 @@ void spec_write(struct buf *out, const struct spec *s)
     jout_int(&j, "hotplug_bytes", (int64_t)s->hotplug_bytes);
     jout_int(&j, "overlay_bytes", (int64_t)s->overlay_bytes);
     jout_bool(&j, "network", s->network_enabled);
+    jout_int(&j, "download_rate", (int64_t)s->download_rate);
+    jout_int(&j, "upload_rate", (int64_t)s->upload_rate);
+    write_ports(&j, s);
     jout_bool(&j, "skip_guest_agent", s->skip_guest_agent);
     jout_bool(&j, "skip_kernel_headers", s->skip_kernel_headers);
     jout_int(&j, "created_us", s->created_us);
@@ -113,6 +133,22 @@ static void read_tags(struct spec *s, json_t *tags)
     }
 }
 
+static void read_ports(struct spec *s, const json_t *list)
+{
+    s->n_ports = json_array_size(list);
+    s->ports = mem_zalloc(s->n_ports + 1, sizeof(*s->ports));
+    for (size_t i = 0; i < s->n_ports; i++) {
+        const json_t *doc = json_array_get(list, i);
+
+        s->ports[i] = (struct port_map){
+            .host_ip = (uint32_t)number_of(doc, "host_ip"),
+            .host_port = (uint16_t)number_of(doc, "host_port"),
+            .guest_port = (uint16_t)number_of(doc, "guest_port"),
+            .is_udp = json_is_true(json_object_get(doc, "udp")),
+        };
+    }
+}
+
 struct spec *spec_read(const char *json, struct err *e)
 {
     json_t *doc = parse_json(json, strlen(json), e);
@@ -140,9 +176,12 @@ struct spec *spec_read(const char *json, struct err *e)
     s->hotplug_bytes = number_of(doc, "hotplug_bytes");
     s->overlay_bytes = number_of(doc, "overlay_bytes");
     s->network_enabled = json_is_true(json_object_get(doc, "network"));
+    s->download_rate = number_of(doc, "download_rate");
+    s->upload_rate = number_of(doc, "upload_rate");
     s->skip_guest_agent = json_is_true(json_object_get(doc, "skip_guest_agent"));
     s->skip_kernel_headers = json_is_true(json_object_get(doc, "skip_kernel_headers"));
     s->created_us = (int64_t)number_of(doc, "created_us");
+    read_ports(s, json_object_get(doc, "ports"));
     read_tags(s, json_object_get(doc, "tags"));
     s->env = raw_of(doc, "env");
     s->entrypoint = raw_of(doc, "entrypoint");
@@ -191,7 +230,7 @@ static void write_env(struct jout *j, const json_t *image_env, const char *clien
             buf_free(&name);
         }
     }
-    if (network->plan)
+    if (network->address)
         json_object_set_new(
             merged, "HYPEMAN_IP", json_string(address_text(network->address, text)));
     if (client)
@@ -227,10 +266,14 @@ static void write_network(struct jout *j, const struct spec_network *network)
         jout_str(j, "address", address_text(plan->inner, text));
         jout_int(j, "prefix", plan->inner_net.prefix);
         jout_str(j, "gateway", address_text(plan->gateway, text));
-        jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
-        jout_str(j, "outer_address", address_text(network->address, text));
+        if (network->address) {
+            jout_str(j, "gateway_mac", NET_GATEWAY_MAC);
+            jout_str(j, "outer_address", address_text(network->address, text));
+        }
         jout_open(j, "dns", '[');
-        for (unsigned i = 0; i < plan->n_dns; i++)
+        if (network->gateway_knows_names)
+            jout_str(j, NULL, address_text(plan->gateway, text));
+        for (unsigned i = 0; !network->gateway_knows_names && i < plan->n_dns; i++)
             jout_str(j, NULL, address_text(plan->dns[i], text));
         jout_close(j, ']');
     }

@@ -18,6 +18,7 @@
 #include "base/id.h"
 
 struct vmm_driver;
+struct port_map;
 
 struct tag {
     char *key;
@@ -36,6 +37,10 @@ struct spec {
     uint64_t hotplug_bytes;
     uint64_t overlay_bytes;
     bool network_enabled;
+    uint64_t download_rate; /* of the network, bytes a second; 0: no limit */
+    uint64_t upload_rate;
+    struct port_map *ports; /* of the host, that lead to it */
+    size_t n_ports;
     bool skip_guest_agent;
     bool skip_kernel_headers;
     int64_t created_us;
@@ -67,7 +72,8 @@ bool spec_has_tag(const struct spec *s, const char *key, const char *value);
 struct net_plan;
 struct spec_network {
     const struct net_plan *plan; /* NULL: it has none */
-    uint32_t address;            /* outside */
+    uint32_t address;            /* outside; 0: the VMM's own network has none */
+    bool gateway_knows_names;    /* ask it, else the plan's servers */
 };
 
 /* The JSON of the guest's config disk (wire/config_disk.h), for one incarnation. */

@@ -14,6 +14,7 @@ extern const struct vm_verb verb_stop;
 extern const struct vm_verb verb_delete;
 extern const struct vm_verb verb_standby;
 extern const struct vm_verb verb_restore;
+extern const struct vm_verb verb_update; /* op->next_spec: what it becomes, in any state */
 
 /*
  * A new instance from another: its disk, and its memory where it has one. Takes the

@@ -12,6 +12,7 @@
 #include "image/catalog.h"
 #include "net/net.h"
 #include "vm/live.h"
+#include "vm/network.h"
 
 /*
  * Threads are made when first needed, so the sum is a ceiling, not a cost. Starts
@@ -58,8 +59,12 @@ void world_fini(struct vm_world *w)
 {
     struct err e = {0};
 
-    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
-        live_let_go(w, container_of(l, struct instance, order));
+    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
+        struct instance *row = container_of(l, struct instance, order);
+
+        live_let_go(w, row);
+        network_settle_ports(row, true);
+    }
     prober_fini(&w->prober);
     if (journal_save(&w->table.journal, w->env.data_fd, &e) < 0)
         log_warn("who follows the changes will have to start anew: %s", e.msg);
@@ -116,6 +121,8 @@ void world_remove(struct vm_world *w, struct instance *row)
 
     if (w->net)
         net_give_back(w->net, row->run.address);
+    network_unname(w, row);
+    network_settle_ports(row, true);
     table_remove(&w->table, row);
     if (w->images)
         catalog_unuse(w->images, spec->image_digest);

@@ -116,8 +116,24 @@ static void push_disk(struct argv *a, const char *bus, const char *id, const cha
     argv_pushf(a, "virtio-blk-%s,drive=%s", bus, id);
 }
 
+static void push_netdev(struct argv *a, const struct vmm_boot *boot)
+{
+    const struct vmm_user_net *u = &boot->user_net;
+
+    if (boot->tap_fd >= 0)
+        argv_pushf(a, "tap,id=net0,fd=%d", QEMU_TAP_FD);
+    else
+        argv_pushf(a,
+                   "user,id=net0,ipv6=off,net=%s,host=%s,dhcpstart=%s,dns=%s",
+                   u->subnet,
+                   u->gateway,
+                   u->guest,
+                   u->dns);
+}
+
 /* The order of the disks is the guest's vda, vdb, vdc. */
-static void push_devices(struct argv *a, const struct qemu_machine *machine, bool has_tap)
+static void push_devices(struct argv *a, const struct qemu_machine *machine,
+                         const struct vmm_boot *boot)
 {
     const char *bus = machine->bus;
 
@@ -134,12 +150,12 @@ static void push_devices(struct argv *a, const struct qemu_machine *machine, boo
     push2(a, "-object", "rng-random,id=random,filename=/dev/urandom");
     argv_push(a, "-device");
     argv_pushf(a, "virtio-rng-%s,rng=random", bus);
-    if (has_tap) {
-        argv_push(a, "-netdev");
-        argv_pushf(a, "tap,id=net0,fd=%d", QEMU_TAP_FD);
-        argv_push(a, "-device");
-        argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, VMM_GUEST_MAC, machine->net);
-    }
+    if (boot->tap_fd < 0 && !boot->user_net.subnet[0])
+        return;
+    argv_push(a, "-netdev");
+    push_netdev(a, boot);
+    argv_push(a, "-device");
+    argv_pushf(a, "virtio-net-%s,netdev=net0,mac=%s%s", bus, VMM_GUEST_MAC, machine->net);
 }
 
 /*
@@ -172,5 +188,5 @@ void qemu_argv(struct argv *a, const struct qemu_machine *machine, const struct 
     push_purpose(a, boot->host, purpose);
     push_monitor(a, "api", QEMU_API_FD);
     push_monitor(a, "events", QEMU_EVENTS_FD);
-    push_devices(a, machine, boot->tap_fd >= 0);
+    push_devices(a, machine, boot);
 }

@@ -80,6 +80,17 @@ struct vmm_rates {
     uint64_t net_out_bytes;
 };
 
+/*
+ * A network made by the VMM itself, without rights: the guest gets out, nobody gets in. Addresses
+ * as text; subnet empty: none.
+ */
+struct vmm_user_net {
+    char subnet[24]; /* "192.0.0.0/29" */
+    char guest[16];
+    char gateway[16];
+    char dns[16]; /* another address of the subnet: the host's own resolver */
+};
+
 /* A VM to start. Everything is borrowed for the call. */
 struct vmm_boot {
     const struct vmm_host *host;
@@ -87,8 +98,9 @@ struct vmm_boot {
     int dir_fd;       /* holds the disks already; the sockets are made by the driver */
     uint32_t vcpus;
     uint64_t memory_bytes;
-    int tap_fd;           /* -1: no network device */
+    int tap_fd;           /* -1: no network device, but for user_net */
     const char *tap_name; /* the same, for a VMM that opens it itself; NULL: none */
+    struct vmm_user_net user_net;
     struct vmm_rates rates;
     bool balloon;
     bool track_dirty; /* so that a later save may be a difference; costs faults while it runs */
@@ -139,7 +151,8 @@ struct vmm_driver {
     const char *name;     /* the API's word: "qemu-microvm" */
     const char *binary;   /* the program's file name: "qemu-system-x86_64" */
     bool resumes_in_load; /* so well that callers should ask for it */
-    bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets no network */
+    bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets none of our network */
+    bool makes_network;   /* vmm_boot.user_net */
     bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 
     /* Start-up: -1 and why when this host cannot run it. */

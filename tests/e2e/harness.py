@@ -289,6 +289,7 @@ class Daemon:
         self.environment = dict(settings or {})  # of the daemon, beside ours
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
+        self.wrapper = []  # words in front of its command
         self.ns = netns.Ns()
 
     # --- its life ---
@@ -298,7 +299,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.ns.command(
                     ["env", *(f"{key}={value}" for key, value in self.environment.items()),
-                     HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
+                     *self.wrapper, HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -343,7 +344,7 @@ class Daemon:
             self.process.kill()
             self.process.wait()
             self.process = None
-        for pid in self.vm_processes():
+        for pid in {*self.vm_processes(), *self.ns.processes()}:
             os.kill(pid, signal.SIGKILL)
             wait_gone(pid)
         self.ns.close()

@@ -53,6 +53,17 @@ class Ns:
             os.close(self.fd)
         self.fd = -1
 
+    def processes(self):
+        """What runs in it, ourselves apart."""
+        here, found = os.fstat(self.fd).st_ino, []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.stat(f"/proc/{pid}/ns/net").st_ino == here and int(pid) != os.getpid():
+                    found.append(int(pid))
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                pass
+        return found
+
     def inside(self, call):
         def run():
             checked(libc.setns(self.fd, CLONE_NEWNET))

@@ -7,7 +7,12 @@
  *   guest NETNS ADDRESS|- [plain]
  *                          a slot, and a guest behind it: eth0 in that namespace, without
  *                          offloads if it is plain. "ok TAP ADDRESS"
+ *   publish TAP tcp|udp IP PORT GUESTPORT
+ *                          a port of the host leads to this guest; IP 0.0.0.0 is all of the host's
+ *   stats TAP              "ok TO_GUEST FROM_GUEST" bytes of its present VMM
  *   end TAP                the guest's VMM ends; its slot goes back
+ *   rate TAP DOWN UP       bytes per second; 0 lifts
+ *   sweep                  of what limited TAPs that are gone
  *   forget ADDRESS         the instance is gone, the address is free
  *   claim N                N slots at once, without guests. "ok NANOSECONDS" a claim. Those
  *                          of the pool are taken with system calls forbidden
@@ -43,6 +48,7 @@
 #include "base/parse.h"
 #include "loop/loop.h"
 #include "net/net.h"
+#include "net/rate.h"
 
 enum { GUESTS = 64, SLOTS = 4096, FRAME = 70 * 1024 };
 
@@ -161,6 +167,67 @@ static void end_guest(const char *tap)
     say("ok");
 }
 
+static void limit(const char *tap, char *rest)
+{
+    struct net_rate rate = {.download_burst = 4, .upload_burst = 4};
+    struct err e = {0};
+    int rc;
+
+    (void)parse_u64(strsep(&rest, " "), 0, UINT64_MAX, &rate.download);
+    (void)parse_u64(strsep(&rest, " "), 0, UINT64_MAX, &rate.upload);
+    rc = rate.download || rate.upload ? rate_set(tap, &rate, &e) : rate_clear(tap, &e);
+    if (rc < 0)
+        printf("error %s\n", e.msg);
+    else
+        printf("ok\n");
+    (void)fflush(stdout);
+}
+
+static void publish(const char *tap, char *rest)
+{
+    struct port_map p = {.is_udp = strcmp(strsep(&rest, " "), "udp") == 0};
+    struct guest *g = guests;
+    struct err e = {0};
+    uint64_t port = 0;
+
+    (void)address_parse(strsep(&rest, " "), &p.host_ip);
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p.host_port = (uint16_t)port;
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p.guest_port = (uint16_t)port;
+    while (!g->slot || strcmp(g->slot->tap, tap) != 0)
+        g++;
+    g->slot->ports = port_set_new(g->slot->address, &p, 1);
+    if (net_bind(net, g->slot, &e) < 0)
+        printf("error %s\n", e.msg);
+    else
+        printf("ok\n");
+    (void)fflush(stdout);
+}
+
+/* By the dump of all; that of one has to say the same. */
+static void tell_stats(const char *tap)
+{
+    struct guest *g = guests;
+    struct tap_stats *all = NULL;
+    struct tap_stats one = {0};
+    size_t n = 0;
+    struct err e = {0};
+
+    while (!g->slot || strcmp(g->slot->tap, tap) != 0)
+        g++;
+    if (stats_all(&all, &n, &e) < 0 || stats_of(g->slot->ifindex, &one, &e) < 0)
+        printf("error %s\n", e.msg);
+    for (size_t i = 0; e.code == ERR_NONE && i < n; i++) {
+        if (all[i].ifindex == g->slot->ifindex && all[i].to_guest <= one.to_guest)
+            printf("ok %llu %llu\n",
+                   (unsigned long long)(one.to_guest - g->slot->before.to_guest),
+                   (unsigned long long)(one.from_guest - g->slot->before.from_guest));
+    }
+    (void)fflush(stdout);
+    free(all);
+}
+
 static int64_t now_ns(void)
 {
     struct timespec t;
@@ -253,6 +320,16 @@ static void obey(char *line)
         make_guest(first, address, rest != NULL);
     } else if (strcmp(verb, "end") == 0) {
         end_guest(first);
+    } else if (strcmp(verb, "rate") == 0) {
+        limit(first, rest);
+    } else if (strcmp(verb, "publish") == 0) {
+        publish(first, rest);
+    } else if (strcmp(verb, "stats") == 0) {
+        tell_stats(first);
+    } else if (strcmp(verb, "sweep") == 0) {
+        struct err e = {0};
+
+        say(rate_sweep(&e) < 0 ? e.msg : "ok");
     } else if (strcmp(verb, "claim") == 0) {
         (void)parse_u64(first, 1, SLOTS, &n);
         claim(n);
@@ -307,6 +384,7 @@ int main(int argc, char **argv)
         .uplink = argc > 1 ? argv[1] : "",
         .host_ports = "tcp/7777",
         .dns = "",
+        .dnsmasq = "",
         .guest_to_guest = true,
         .ready = 8,
     };

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,8 @@ class Host:
         if self.process:
             self.process.kill()
             self.process.wait()
+        for pid in self.ns.processes():  # what a killed one left
+            os.kill(pid, signal.SIGKILL)
         for one in self.guests:
             one.ns.close()
         for one in (self.ns, self.router, self.outside):
