@@ -89,6 +89,16 @@ static void let_go(struct resolver *r)
     close(take_fd(&r->pidfd));
 }
 
+static void end_it(struct resolver *r)
+{
+    struct op op = {clock_ms() + KILL_MS, -1};
+    struct err e = {0};
+
+    if (r->pidfd >= 0 && proc_kill(&op, r->pidfd, &e) < 0)
+        log_warn("network: dnsmasq: %s", e.msg);
+    let_go(r);
+}
+
 static void ended(struct ending *end, const struct proc_exit *how)
 {
     struct resolver *r = container_of(end, struct resolver, end);
@@ -131,9 +141,11 @@ static int start(struct resolver *r, struct err *e)
         close(take_fd(&r->words_fd));
         return -1;
     }
-    if (loop_watch(r->loop, &r->words, r->words_fd, EPOLLIN, e) < 0)
-        return -1;
-    return ending_await(r->loop, &r->end, r->pidfd, e);
+    if (loop_watch(r->loop, &r->words, r->words_fd, EPOLLIN, e) == 0 &&
+        ending_await(r->loop, &r->end, r->pidfd, e) == 0)
+        return 0;
+    end_it(r);
+    return -1;
 }
 
 static void start_again(struct timer *t)
@@ -144,7 +156,6 @@ static void start_again(struct timer *t)
     if (start(r, &e) == 0)
         return;
     log_error("network: guests' names: %s", e.msg);
-    let_go(r);
     loop_timer_start(r->loop, &r->again, LATE_MS);
 }
 
@@ -204,14 +215,9 @@ struct resolver *resolver_new(struct loop *loop, const struct net_plan *plan, co
 
 void resolver_free(struct resolver *r)
 {
-    struct op op = {clock_ms() + KILL_MS, -1};
-    struct err e = {0};
-
     if (!r)
         return;
     loop_timer_stop(r->loop, &r->again);
-    if (r->pidfd >= 0 && proc_kill(&op, r->pidfd, &e) < 0)
-        log_warn("network: dnsmasq: %s", e.msg);
-    let_go(r);
+    end_it(r);
     free(r);
 }
