@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -361,9 +362,45 @@ static void fork_apply(struct vm_world *w, struct instance *row, struct vm_op *o
     let_go_of_source(w, op);
 }
 
+struct discarding {
+    struct job job;
+    const struct vm_env *env;
+    char id[ID_SIZE];
+};
+
+static void discard_run(struct job *job)
+{
+    struct discarding *d = container_of(job, struct discarding, job);
+
+    remove_half(d->env, d->id);
+}
+
+static void discard_done(struct job *job)
+{
+    free(container_of(job, struct discarding, job));
+}
+
+/* Of a fork that was refused after its capture: its own job, which would undo it, never ran. */
+static void discard_half(struct vm_world *w, const char *id)
+{
+    struct discarding *d = mem_new(struct discarding);
+    struct err e = {0};
+
+    d->env = &w->env;
+    memcpy(d->id, id, sizeof(d->id));
+    d->job = (struct job){
+        .run = discard_run, .done = discard_done, .kind = VM_JOB_NOTE, .timeout_ms = 60000};
+    if (jobs_submit(w->jobs, &d->job, &e) < 0) {
+        log_warn("what was captured for %s stays until the next start: %s", id, e.msg);
+        free(d);
+    }
+}
+
 /* The row was only reserved. */
 static void fork_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
+    if (op->is_prepared && op->dir_fd < 0)
+        discard_half(w, op->id);
     world_remove(w, row);
     let_go_of_source(w, op);
 }

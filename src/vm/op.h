@@ -72,6 +72,7 @@ struct vm_op {
     char other[ID_SIZE];          /* fork: the source; capture: the instance to be */
     enum vm_state target;         /* fork: what the new instance becomes */
     bool is_prepared;             /* fork: its directory was made by a capture */
+    bool is_unwritten;            /* standby: its record is still to be written */
     const atomic_bool *abandoned; /* set once nobody waits for it: then it does not begin. NULL: it
                                      does in any case. Lives until answered() */
     struct spec *next_spec; /* start, update: what the instance becomes; NULL: as it is. Owned */

@@ -383,6 +383,18 @@ def test_a_snapshot_is_on_the_disk_before_it_has_its_name(world):
     assert steps.index(f"sync {here}/overlay.raw") < steps.index("qmp stop"), "the disk is flushed before the pause"
 
 
+def test_a_standby_whose_record_cannot_be_written_is_one_all_the_same(world):
+    w = world
+    source = w.source_in("Running")
+    w.faults.arm(FULL, "sync hypeman.db-wal", 1)
+    assert w.d.api.post(f"/instances/{source}/standby")["state"] == "Standby"
+    assert w.faults.hit() and w.get(source)["state"] == "Standby"
+    w.faults.clear()
+    w.d.restart()
+    assert w.d.api.post(f"/instances/{source}/restore")["state"] == "Running"
+    w.goes_on(source)
+
+
 # Each meets a disk that stands still on behalf of one operation; the last on behalf of the records of all.
 STALLS = {
     "standby": ("Running", "standby", None, "sync instances/SOURCE/snapshot.new/memory"),
