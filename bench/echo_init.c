@@ -2,21 +2,25 @@
 /*
  * An init that is nothing but the bare transport's other end: for "exec" and "cp" to
  * be held against. After a request { u8 what, u64 count } it echoes each byte as it
- * comes ('e'), swallows all and says one byte ('s'), or sends as many ('g').
+ * comes ('e'), swallows all and says one byte ('s'), or sends as many ('g'). What
+ * an echo is preceded by says the byte (echo.h).
  */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/channel.h"
 #include "agent/modules.h"
 #include "agent/rootfs.h"
 #include "agent/sys.h"
+#include "echo.h"
 
 static char bytes[32 * 1024];
+static int relay[2] = {-1, -1}; /* to the other program, and from it */
 
 static void get(int fd, void *to, size_t len)
 {
@@ -44,6 +48,46 @@ static void put(int fd, const char *at, size_t len)
     }
 }
 
+static void start_relay(void)
+{
+    int to[2];
+    int from[2];
+
+    if (pipe2(to, O_CLOEXEC) < 0 || pipe2(from, O_CLOEXEC) < 0)
+        return;
+    relay[0] = to[1];
+    relay[1] = from[0];
+    if (fork() > 0)
+        return;
+    for (;;) {
+        get(to[0], bytes, 1);
+        put(from[1], bytes, 1);
+    }
+}
+
+static void run_program(void)
+{
+    static char program[] = "/bin/true";
+    char *const argv[] = {program, NULL};
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        (void)execv(argv[0], argv);
+        _exit(1);
+    }
+    (void)waitpid(pid, NULL, 0);
+}
+
+static void before_echo(char byte)
+{
+    if (byte == ECHO_PROGRAM)
+        run_program();
+    if (byte != ECHO_RELAYED)
+        return;
+    put(relay[0], &byte, 1);
+    get(relay[1], &byte, 1);
+}
+
 static void serve(int fd, char what, uint64_t count)
 {
     while (count > 0) {
@@ -53,6 +97,8 @@ static void serve(int fd, char what, uint64_t count)
             n = 1;
         if (what != 'g')
             get(fd, bytes, n);
+        if (what == 'e')
+            before_echo(bytes[0]);
         if (what != 's')
             put(fd, bytes, n);
         count -= n;
@@ -66,11 +112,12 @@ int main(void)
     struct err e = {0};
     int fd;
 
-    if (mount_kernel_filesystems(&e) < 0 || modules_load(&e) < 0)
+    if (mount_kernel_filesystems(&e) < 0 || modules_load(&e) < 0 || rootfs_enter(&e) < 0)
         say("%s", e.msg);
     fd = channel_wait_for_port();
     (void)fcntl(fd, F_SETFL, 0);
     memset(bytes, 'x', sizeof(bytes));
+    start_relay();
     while (fd >= 0) {
         unsigned char request[9];
         uint64_t count;
