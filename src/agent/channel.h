@@ -5,8 +5,8 @@
  * the VM has.
  *
  * While no host is connected the serial port polls as readable and hung up,
- * always, so it is watched edge-triggered: the kernel wakes us when the host
- * comes or goes or something arrives, and an idle guest does not run. A vsock
+ * always, so then it is watched edge-triggered: the kernel wakes us when the host
+ * comes or something arrives, and an idle guest does not run. A vsock
  * connection that ends is closed; after a restore the host makes a new one.
  */
 #pragma once
@@ -23,6 +23,7 @@ struct channel {
     struct source listener; /* vsock; fd -1 without */
     bool is_up;             /* a host is connected, as far as we know */
     bool is_ours;           /* it has said HELLO and got ours */
+    bool may_have_more;     /* to read, without another wait */
     struct frame_reader in;
     struct buf out;
     void (*ready)(struct channel *c); /* something happened: channel_next() tells */

@@ -45,7 +45,8 @@ static void stream_free(struct stream *st)
 
     list_remove(&st->link);
     alarm_stop(&st->alarm);
-    source_close(p, &st->report);
+    if (st->report_fd >= 0)
+        (void)close(st->report_fd);
     source_close(p, &st->in);
     source_close(p, &st->out[0]);
     source_close(p, &st->out[1]);
@@ -98,6 +99,7 @@ static void refuse(struct stream *st, int code, const struct err *e)
 static void report_command(struct stream *st)
 {
     struct done d = {.signal = WIFSIGNALED(st->status) ? WTERMSIG(st->status) : 0};
+    struct launch_failure failure;
     struct err e = {0};
 
     d.code = d.signal ? 128 + d.signal : WEXITSTATUS(st->status);
@@ -105,10 +107,10 @@ static void report_command(struct stream *st)
         d.code = TIMED_OUT;
     else
         d.oom = d.signal == SIGKILL && workload_oom_kills(st->of->cgroup_fd) > st->oom_kills;
-    if (st->has_failed) {
-        (void)launch_explain(&st->failure, st->program, &d.code, &e);
+    if (read(st->report_fd, &failure, sizeof(failure)) == sizeof(failure)) {
+        (void)launch_explain(&failure, st->program, &d.code, &e);
         d.error = e.msg;
-        d.number = st->failure.error;
+        d.number = failure.error;
     }
     report_done(st, &d);
 }
@@ -116,7 +118,7 @@ static void report_command(struct stream *st)
 /* When the child and all that it wrote are gone. */
 static void finish_if_over(struct stream *st)
 {
-    if (!st->has_exited || st->report.fd >= 0 || st->out[0].fd >= 0 || st->out[1].fd >= 0)
+    if (!st->has_exited || st->out[0].fd >= 0 || st->out[1].fd >= 0)
         return;
     if (!is_framed(st))
         report_command(st);
@@ -407,22 +409,10 @@ static void abandon(struct stream *st)
 
 /* --- the beginning --- */
 
-static void report_ready(struct source *src, uint32_t events)
-{
-    struct stream *st = container_of(src, struct stream, report);
-    ssize_t n = read(src->fd, &st->failure, sizeof(st->failure));
-
-    (void)events;
-    st->has_failed = n == sizeof(st->failure);
-    source_close(st->of->poller, src);
-    finish_if_over(st);
-}
-
 void stream_started(struct stream *st, pid_t pid, int report_fd)
 {
     st->pid = pid;
-    st->report.fd = report_fd;
-    source_want(st->of->poller, &st->report, report_fd >= 0 ? EPOLLIN : 0);
+    st->report_fd = report_fd;
     st->oom_kills = workload_oom_kills(st->of->cgroup_fd);
     watch_output(st);
 }
@@ -438,7 +428,7 @@ static struct stream *stream_new(struct streams *s, const struct frame *f)
     st->input = BUF(INPUT_MAX);
     st->credit = window_to_host(st->type);
     st->rest[0] = st->rest[1] = is_framed(st) ? SIZE_MAX : PIPE_SIZE;
-    source_init(&st->report, -1, report_ready);
+    st->report_fd = -1;
     source_init(&st->in, -1, input_ready);
     source_init(&st->out[0], -1, stdout_ready);
     source_init(&st->out[1], -1, stderr_ready);

@@ -40,10 +40,8 @@ struct stream {
 
     pid_t pid; /* 0: not started */
     bool is_terminal;
-    char *program;        /* for messages */
-    struct source report; /* whether it runs (agent/launch.h) */
-    struct launch_failure failure;
-    bool has_failed;
+    char *program; /* for messages */
+    int report_fd; /* why it could not be run (agent/launch.h), for who asks when it has ended */
 
     struct source in;
     struct buf input;   /* that the child has not taken yet */
