@@ -2,13 +2,15 @@
 /*
  * An init that is nothing but the bare transport's other end: for "exec" and "cp" to
  * be held against. After a request { u8 what, u64 count } it echoes each byte as it
- * comes ('e'), swallows all and says one byte ('s'), or sends as many ('g'). What
+ * comes ('e'), swallows all and says one byte ('s'), or sends as many ('g'); as 's' and
+ * 'g' but into a file in memory and out of it ('w', 'r'). What
  * an echo is preceded by says the byte (echo.h).
  */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -88,23 +90,58 @@ static void before_echo(char byte)
     get(relay[1], &byte, 1);
 }
 
-static void serve(int fd, char what, uint64_t count)
+/* Swallows, perhaps into a file. */
+static void swallow(int fd, int file, uint64_t count)
 {
     while (count > 0) {
         size_t n = count < sizeof(bytes) ? (size_t)count : sizeof(bytes);
 
-        if (what == 'e')
-            n = 1;
-        if (what != 'g')
-            get(fd, bytes, n);
-        if (what == 'e')
-            before_echo(bytes[0]);
-        if (what != 's')
-            put(fd, bytes, n);
+        get(fd, bytes, n);
+        if (file >= 0)
+            put(file, bytes, n);
         count -= n;
     }
-    if (what == 's')
-        put(fd, "", 1);
+    put(fd, "", 1);
+}
+
+/* Sends, perhaps from a file. */
+static void send_all(int fd, int file, uint64_t count)
+{
+    if (file >= 0)
+        (void)lseek(file, 0, SEEK_SET);
+    while (count > 0) {
+        size_t n = count < sizeof(bytes) ? (size_t)count : sizeof(bytes);
+
+        if (file >= 0)
+            get(file, bytes, n);
+        put(fd, bytes, n);
+        count -= n;
+    }
+}
+
+static void echo(int fd, uint64_t count)
+{
+    for (; count > 0; count--) {
+        get(fd, bytes, 1);
+        before_echo(bytes[0]);
+        put(fd, bytes, 1);
+    }
+}
+
+static void serve(int fd, char what, uint64_t count)
+{
+    static int file = -1;
+
+    if (what == 'e')
+        echo(fd, count);
+    if (what == 'w') {
+        (void)close(file);
+        file = memfd_create("file", MFD_CLOEXEC);
+    }
+    if (what == 's' || what == 'w')
+        swallow(fd, what == 'w' ? file : -1, count);
+    if (what == 'g' || what == 'r')
+        send_all(fd, what == 'r' ? file : -1, count);
 }
 
 int main(void)

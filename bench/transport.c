@@ -78,16 +78,17 @@ void transport_echoes(struct transport *t)
 
 double transport_mb_s(struct transport *t, char what, uint64_t count)
 {
+    bool is_to = what == 's' || what == 'w';
     double began = now_us();
 
     ask(t, what, count);
-    for (uint64_t left = count; what == 's' && left > 0;) {
+    for (uint64_t left = count; is_to && left > 0;) {
         size_t n = left < sizeof(bytes) ? (size_t)left : sizeof(bytes);
 
         put(t, bytes, n);
         left -= n;
     }
-    get(t, what == 's' ? 1 : count);
+    get(t, is_to ? 1 : count);
     return (double)count / (now_us() - began);
 }
 

@@ -18,7 +18,7 @@ void transport_open(struct bench *b, struct transport *t); /* once "bench" was m
 void transport_close(struct transport *t);
 void transport_echoes(struct transport *t);                         /* from here on it only does */
 double transport_echo_us(struct transport *t, enum echo_byte byte); /* there and back */
-double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* 's' to it, 'g' from it */
+double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* as echo_init.c */
 
 struct socket {
     struct wsock ws;

@@ -236,6 +236,14 @@ void channel_flush(struct channel *c)
     watch_port(c);
 }
 
+void channel_pass(struct channel *c, const void *frame, size_t len)
+{
+    ssize_t n = c->is_up && c->out.len == 0 ? write(c->port.fd, frame, len) : 0;
+    size_t gone = n > 0 ? (size_t)n : 0;
+
+    buf_append(&c->out, (const char *)frame + gone, len - gone);
+}
+
 bool channel_is_full(const struct channel *c)
 {
     return c->out.len >= OUT_FULL;

@@ -46,5 +46,8 @@ void channel_hello(struct channel *c, const char *nonce);
 void channel_put(struct channel *c, uint8_t type, uint32_t stream, const struct buf *json);
 void channel_flush(struct channel *c);
 
+/* A frame that is there already: to the host without a copy here, as far as it takes it. */
+void channel_pass(struct channel *c, const void *frame, size_t len);
+
 /* Whether there is so much to send already that streams had better wait. */
 bool channel_is_full(const struct channel *c);
