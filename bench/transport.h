@@ -7,6 +7,7 @@
 
 #include "bare.h"
 #include "cli/wsock.h"
+#include "echo.h"
 
 struct transport {
     struct bare bare;
@@ -15,9 +16,9 @@ struct transport {
 
 void transport_open(struct bench *b, struct transport *t); /* once "bench" was made */
 void transport_close(struct transport *t);
-void transport_echoes(struct transport *t);    /* from here on it only does */
-double transport_echo_us(struct transport *t); /* one byte there and back */
-double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* 's' to it, 'g' from it */
+void transport_echoes(struct transport *t);                         /* from here on it only does */
+double transport_echo_us(struct transport *t, enum echo_byte byte); /* there and back */
+double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* as echo_init.c */
 
 struct socket {
     struct wsock ws;
