@@ -173,6 +173,17 @@ const struct net_plan *net_plan(const struct net *n)
     return &n->plan;
 }
 
+bool net_connections(const struct net *n, uint32_t address, struct flow_counts *out)
+{
+    return n->connections && connections_of(n->connections, address, out);
+}
+
+void net_forget_connections(struct net *n, uint32_t address)
+{
+    if (n->connections && address)
+        connections_forget(n->connections, address);
+}
+
 bool net_adopt_address(struct net *n, uint32_t address)
 {
     return addresses_take_this(&n->addresses, address);
@@ -297,6 +308,10 @@ int net_start(struct net *n, struct err *e)
     if (n->uplink[0] == '\0')
         log_warn("network: this host has no default route; guests reach nothing outside");
     sweep(n);
+    n->connections = connections_new(n->loop, n->jobs, &n->plan, e);
+    if (!n->connections)
+        log_warn("network: connections of guests are not counted: %s", e->msg);
+    err_clear(e);
     pool_kick(n);
     return 0;
 }
@@ -322,6 +337,7 @@ void net_stop(struct net *n)
     n->watch = NULL;
     jobs_stop(n->jobs);
     loop_drain(n->loop);
+    connections_free(take_ptr(&n->connections));
     if (!n->is_on)
         return;
     pool_empty(n);

@@ -326,12 +326,14 @@ struct net_counts net_counts(const struct net *n)
         .claimed = n->n_claimed,
         .addresses = n->addresses.n_taken,
         .repairs = n->epoch,
+        .listings = n->connections ? connections_listings(n->connections) : 0,
     };
 }
 
 bool net_is_busy(const struct net *n)
 {
-    return n->turn != NULL || n->refill.place != 0;
+    return n->turn != NULL || n->refill.place != 0 ||
+           (n->connections && connections_is_busy(n->connections));
 }
 
 void pool_empty(struct net *n)

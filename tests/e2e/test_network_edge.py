@@ -126,6 +126,43 @@ def test_a_published_port_is_its_instances_from_start_to_stop(daemon, api):
     assert published(daemon) == f"{ip} {ip}"
 
 
+def connections_of(api, key):
+    usage = api.get(f"/instances/{key}/stats")
+    return usage["active_inbound_connections"], usage["active_outbound_connections"]
+
+
+def test_open_connections_are_counted_until_they_close_and_end_with_their_instance(own_daemon):
+    d, api = own_daemon, own_daemon.api
+    row = api.run("exec nc -ll -p 9 -e cat", name="busy", ports=[{"host_port": 8080, "guest_port": 9}])
+    ip = row["network"]["ip"]
+    harness.until("it answers", lambda: tries(d, ip, 9))
+    harness.until("nothing is open", lambda: connections_of(api, "busy") == (0, 0))
+    held = [d.ns.connect(("127.0.0.1", 8080), 5), d.ns.connect((ip, 9), 5)]
+    harness.until("two are open", lambda: connections_of(api, "busy") == (2, 0))
+    d.end(9)
+    d.start()
+    harness.until("two are open still", lambda: connections_of(api, "busy") == (2, 0))
+    held.pop().close()
+    harness.until("one is open", lambda: connections_of(api, "busy") == (1, 0))
+    api.post("/instances/busy/standby")
+    assert connections_of(api, "busy") == (1, 0)  # it goes on when the guest does
+    api.post("/instances/busy/restore")
+    held[0].sendall(b"x")
+    assert held[0].recv(1) == b"x"
+    api.post("/instances/busy/stop")
+    harness.until("they ended with it", lambda: connections_of(api, "busy") == (0, 0))
+    alone = api.create("sleep 1000", network={"enabled": False}, name="alone")
+    assert connections_of(api, alone["id"]) == (None, None)
+
+
+def tries(daemon, ip, port):
+    try:
+        daemon.ns.connect((ip, port), 5).close()
+        return True
+    except OSError:
+        return False
+
+
 def test_a_port_that_a_program_of_the_host_has_is_refused_and_a_fork_takes_none(daemon, api):
     listening = daemon.ns.listen(8081, lambda c: c.sendall(b"the host"))
     ports = [{"host_port": 8081, "guest_port": 80, "protocol": "tcp"}]
