@@ -30,7 +30,7 @@ static double command_once(struct bench *b)
     double began = now_us();
     double ended;
 
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/true\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/true\"]}");
     socket_fill(&s, SIZE_MAX);
     ended = now_us();
     if (!strstr(s.text, "\"exitCode\":0"))
@@ -52,7 +52,7 @@ void bench_exec(struct bench *b)
 
     transport_open(b, &t);
     transport_echoes(&t);
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/cat\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/cat\"]}");
     for (int i = 0; i < 10; i++) { /* warms both */
         (void)transport_echo_us(&t);
         (void)echo_once(&s);

@@ -73,6 +73,7 @@ static void open_mapped(struct netpath *p)
         .inner_address = "192.0.0.2/29",
         .inner_gateway = gateway,
         .dns = "",
+        .dnsmasq = "/nonexistent", /* a process is no part of it */
         .uplink = "",
         .host_ports = "udp/7",
         .guest_to_guest = true,
