@@ -67,7 +67,7 @@ static void pool_open(struct pool *p, unsigned ready)
         .inner_gateway = "192.0.0.1",
         .dns = "",
         .dnsmasq = "/nonexistent", /* a process is no part of it */
-        .uplink = "lo", /* any that is there */
+        .uplink = "lo",            /* any that is there */
         .host_ports = "",
         .ready = ready,
     };
@@ -161,14 +161,17 @@ static void measure_pool(struct bench *b, unsigned n)
 /* --- the mapping beside a bare routed TAP, in turns --- */
 
 struct path_costs {
-    struct samples to_guest, to_host, bulk;
+    struct samples to_guest, to_host, bulk, bulk_cpu;
 };
 
 static void cross(struct netpath *p, struct path_costs *c)
 {
+    struct netpath_bulk bulk = netpath_bulk(p, MEGABYTES);
+
     samples_add(&c->to_guest, netpath_to_guest_ns(p, PACKETS));
     samples_add(&c->to_host, netpath_to_host_ns(p, PACKETS));
-    samples_add(&c->bulk, netpath_bulk(p, MEGABYTES));
+    samples_add(&c->bulk, bulk.mb_s);
+    samples_add(&c->bulk_cpu, bulk.cpu_us);
 }
 
 /* Of pairs: before the rows of either, which sort. */
@@ -188,6 +191,7 @@ static void path_costs_free(struct path_costs *c)
     samples_free(&c->to_guest);
     samples_free(&c->to_host);
     samples_free(&c->bulk);
+    samples_free(&c->bulk_cpu);
 }
 
 static void measure_mapping(struct bench *b)
@@ -206,12 +210,15 @@ static void measure_mapping(struct bench *b)
     ratio_row(b, "packet_to_guest_ratio", &ours.to_guest, &theirs.to_guest);
     ratio_row(b, "packet_to_host_ratio", &ours.to_host, &theirs.to_host);
     ratio_row(b, "bulk_ratio", &ours.bulk, &theirs.bulk);
+    ratio_row(b, "bulk_cpu_ratio", &ours.bulk_cpu, &theirs.bulk_cpu);
     bench_row(b, "mapped_to_guest", "ns", &ours.to_guest);
     bench_row(b, "bare_to_guest", "ns", &theirs.to_guest);
     bench_row(b, "mapped_to_host", "ns", &ours.to_host);
     bench_row(b, "bare_to_host", "ns", &theirs.to_host);
     bench_row(b, "mapped_bulk", "MB/s", &ours.bulk);
     bench_row(b, "bare_bulk", "MB/s", &theirs.bulk);
+    bench_row(b, "mapped_bulk_cpu", "us/MB", &ours.bulk_cpu);
+    bench_row(b, "bare_bulk_cpu", "us/MB", &theirs.bulk_cpu);
     netpath_close(&mapped);
     netpath_close(&bare);
     path_costs_free(&ours);

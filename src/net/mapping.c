@@ -48,12 +48,11 @@ static void write_rewriting(struct buf *out, const struct words *w)
                "  ip saddr != %s counter drop\n"
                "  ip daddr 127.0.0.0/8 counter drop\n"
                "  %s jump icmp_from\n"
-               "  ip saddr set iifname map @outer\n"
-               "  ip saddr %s counter drop\n"
+               "  ip saddr set iifname map @outer accept\n"
+               "  counter drop\n"
                " }\n",
                w->inner,
-               errors,
-               w->inner);
+               errors);
     buf_printf(out,
                " chain to_guest { type filter hook postrouting priority 300; policy accept;\n"
                "  oifname != \"" NET_TAPS "*\" return\n"
@@ -70,9 +69,11 @@ static void write_rewriting(struct buf *out, const struct words *w)
 static void write_host(struct buf *out, const struct net_plan *plan, const struct words *w)
 {
     buf_printf(out,
+               " chain from_others {\n"
+               "  iifname != \"lo\" ip daddr %s counter drop\n"
+               " }\n"
                " chain to_host { type filter hook input priority filter; policy accept;\n"
-               "  iifname != \"" NET_TAPS "*\" iifname != \"lo\" ip daddr %s counter drop\n"
-               "  iifname != \"" NET_TAPS "*\" return\n"
+               "  iifname != \"" NET_TAPS "*\" goto from_others\n"
                "  ct state established,related accept\n",
                w->gateway);
     buf_printf(out,
