@@ -35,6 +35,14 @@ static void write_map(struct buf *out, const struct rules_input *in)
     buf_puts(out, " }\n");
 }
 
+static void write_opened(struct buf *out, const char *opened)
+{
+    buf_puts(out, " set " RULES_OPENED " { type ifname\n");
+    if (opened[0])
+        buf_printf(out, "  elements = { \"%s\" }\n", opened);
+    buf_puts(out, " }\n");
+}
+
 /* icmp_from and icmp_to are filled by libnftnl (rules.c). */
 static void write_rewriting(struct buf *out, const struct words *w)
 {
@@ -166,6 +174,7 @@ void rules_mapping(struct buf *out, const struct rules_input *in)
     rules_clear_table(out, "ip6", RULES_TABLE);
     buf_puts(out, "table ip " RULES_TABLE " {\n");
     write_map(out, in);
+    write_opened(out, in->opened);
     write_rewriting(out, &w);
     write_host(out, in->plan, &w);
     write_forward(out, in, &w);

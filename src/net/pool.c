@@ -107,7 +107,7 @@ static void take_back(struct net *n, struct turn *t)
 static void take_upkeep(struct net *n, const struct upkeep_work *u)
 {
     memcpy(n->uplink, u->uplink, sizeof(n->uplink));
-    n->has_opened_uplink = n->has_opened_uplink || u->opened_uplink;
+    memcpy(n->opened, u->opened, sizeof(n->opened));
     if (u->err.code != ERR_NONE)
         log_error("network: not all is in place: %s", u->err.msg);
     else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0)
@@ -187,6 +187,7 @@ static void add_upkeep(struct net *n, struct turn *t)
     u->ports = &n->tools.ports;
     u->todo = n->wants;
     memcpy(u->uplink, n->uplink, sizeof(u->uplink));
+    memcpy(u->opened, n->opened, sizeof(u->opened));
     if (!is_wanted(&n->wants))
         return;
     u->bindings = pool_bindings(n, &u->n_bindings);

@@ -40,7 +40,7 @@ struct net {
     char uplink[IFNAMSIZ]; /* as the rules have it */
     struct upkeep wants;
     uint64_t epoch;              /* counts the repairs */
-    bool has_opened_uplink;      /* forwarding was off there before we came */
+    char opened[IFNAMSIZ];       /* forwarding was off there before we came */
     char commands[COMMANDS_MAX]; /* for the operator: a firewall is in guests' way; or "" */
     struct net_watch *watch;
     struct connections *connections; /* NULL: they are not counted here */
