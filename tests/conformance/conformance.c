@@ -263,8 +263,9 @@ static void forks_load_at_once_while_the_source_runs(void **state)
     for (int i = 0; i < 2; i++) {
         clone_rig(&source, &forks[i].r, false);
         forks[i].what = load_of(&forks[i].r, true);
-        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     for (int i = 0; i < 2; i++) {
         pthread_join(forks[i].thread, NULL);
         if (forks[i].rc < 0)
