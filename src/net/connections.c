@@ -14,7 +14,7 @@
 #include "base/mem.h"
 #include "net/conntrack.h"
 
-enum { MESSAGE_MAX = 32 * 1024, TURN_MAX = 256, WORK_MS = 60000 };
+enum { MESSAGE_MAX = 32 * 1024, TURN_MAX = 256, TURNS_MAX = 16, WORK_MS = 60000 };
 enum { APART_MS = 1000, UNTOLD_MS = 60000 }; /* from one listing to the next */
 
 struct connections {
@@ -104,14 +104,13 @@ static void list_all(struct timer *t)
 
 /* --- what changes --- */
 
-static void hear(struct watch *w, uint32_t events)
+/* False: there may be more. */
+static bool hear(struct connections *c)
 {
     static _Alignas(struct nlmsghdr) char in[MESSAGE_MAX];
-    struct connections *c = container_of(w, struct connections, watch);
 
-    (void)events;
     for (int i = 0; i < TURN_MAX; i++) {
-        ssize_t got = recv(w->fd, in, sizeof(in), MSG_DONTWAIT);
+        ssize_t got = recv(c->watch.fd, in, sizeof(in), MSG_DONTWAIT);
         const struct nlmsghdr *h = (const struct nlmsghdr *)(const void *)in;
         int left = (int)got;
         struct flow_news news;
@@ -122,12 +121,19 @@ static void hear(struct watch *w, uint32_t events)
             continue;
         }
         if (got <= 0)
-            return;
+            return true;
         for (; mnl_nlmsg_ok(h, left); h = mnl_nlmsg_next(h, &left)) {
             if (conntrack_read(h, c->guests, &news))
                 flows_tell(c->flows, &news);
         }
     }
+    return false;
+}
+
+static void on_news(struct watch *w, uint32_t events)
+{
+    (void)events;
+    (void)hear(container_of(w, struct connections, watch));
 }
 
 struct connections *connections_new(struct loop *loop, struct jobs *jobs,
@@ -139,7 +145,7 @@ struct connections *connections_new(struct loop *loop, struct jobs *jobs,
     c->loop = loop;
     c->jobs = jobs;
     c->guests = plan->outer;
-    c->watch.fn = hear;
+    c->watch.fn = on_news;
     c->due.fn = list_all;
     c->flows = flows_new();
     if (fd >= 0 && loop_watch(loop, &c->watch, fd, EPOLLIN, e) == 0) {
@@ -236,10 +242,14 @@ static void forget_next(struct connections *c)
         forget_done(&f->job);
 }
 
-void connections_forget(struct connections *c, uint32_t guest)
+void connections_forget(struct connections *c, uint32_t guest, enum flows_which which)
 {
+    struct flow_key *v;
     size_t n;
-    struct flow_key *v = flows_keys(c->flows, guest, &n);
+
+    for (int i = 0; i < TURNS_MAX && !hear(c); i++)
+        continue;
+    v = flows_keys(c->flows, guest, which, &n);
 
     if (n > 0) {
         c->doomed = mem_realloc(c->doomed, (c->n_doomed + n) * sizeof(*v));

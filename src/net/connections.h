@@ -31,5 +31,8 @@ bool connections_of(const struct connections *c, uint32_t guest, struct flow_cou
 uint64_t connections_listings(const struct connections *c);
 bool connections_is_busy(const struct connections *c);
 
-/* The guest has ended: its connections are not its successor's. */
-void connections_forget(struct connections *c, uint32_t guest);
+/*
+ * A guest has ended: its connections are not its successor's. Or nothing leads to it any more,
+ * while it sleeps: who asked it in vain is to be told so when he asks again.
+ */
+void connections_forget(struct connections *c, uint32_t guest, enum flows_which which);

@@ -141,6 +141,7 @@ bool conntrack_read(const struct nlmsghdr *h, struct subnet guests, struct flow_
     out->guests[0] = guest_of(out->key.from, guests);
     out->guests[1] = guest_of(answers.from, guests);
     out->is_open = h->nlmsg_type == NEW && is_open(state);
+    out->is_new = state == TCP_CONNTRACK_SYN_SENT;
     if (h->nlmsg_type == NEW && state < 0 && !(h->nlmsg_flags & NLM_F_CREATE))
         return false; /* something else of it has changed */
     return is_known && is_answered && (out->guests[0] || out->guests[1]);

@@ -30,6 +30,7 @@ struct flow {
     uint64_t listed; /* the last listing that it was in, or was told of in */
     uint64_t told;   /* the listing that was the last when it was told of; 0: never */
     bool is_open;
+    bool is_new;
 };
 
 struct flows {
@@ -189,6 +190,7 @@ void flows_tell(struct flows *f, const struct flow_news *news)
         return;
     set_told(f, flow);
     set_open(flow, news->is_open);
+    flow->is_new = news->is_new;
     if (!news->is_open && !f->is_listing)
         drop(f, flow);
 }
@@ -212,6 +214,7 @@ void flows_list(struct flows *f, const struct flow_news *v, size_t n)
             continue;
         flow->listed = f->listing;
         set_open(flow, true);
+        flow->is_new = v[i].is_new;
     }
 }
 
@@ -243,18 +246,19 @@ size_t flows_untold(const struct flows *f)
     return f->n_untold;
 }
 
-struct flow_key *flows_keys(const struct flows *f, uint32_t guest, size_t *n_out)
+struct flow_key *flows_keys(const struct flows *f, uint32_t guest, enum flows_which which,
+                            size_t *n_out)
 {
     struct guest *g = find_guest(f, guest);
     size_t room = g ? g->n_open[OPENER] + g->n_open[TARGET] : 0;
     struct flow_key *v = room ? mem_zalloc(room, sizeof(*v)) : NULL;
     size_t n = 0;
 
-    for (int i = 0; v && i < 2; i++) {
+    for (int i = which == FLOWS_ALL ? OPENER : TARGET; v && i <= TARGET; i++) {
         for (struct list *l = g->flows[i].next; l != &g->flows[i]; l = l->next) {
             const struct flow *flow = container_of(l, struct flow, of_guest[i]);
 
-            if (flow->is_open)
+            if (flow->is_open && (which == FLOWS_ALL || flow->is_new))
                 v[n++] = flow->key;
         }
     }

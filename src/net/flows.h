@@ -25,6 +25,7 @@ struct flow_news {
     struct flow_key key;
     uint32_t guests[2]; /* who opened it, and to whom it leads; 0: not a guest */
     bool is_open;
+    bool is_new; /* nothing has answered yet */
 };
 
 /* By who opened them. */
@@ -49,5 +50,8 @@ struct flow_counts flows_of(const struct flows *f, uint32_t guest);
 /* So many are known from a list alone: nothing was ever told of them. */
 size_t flows_untold(const struct flows *f);
 
-/* The keys of a guest's. The caller frees; NULL: it has none. */
-struct flow_key *flows_keys(const struct flows *f, uint32_t guest, size_t *n_out);
+/* The keys of a guest's, or only of those to it that it has not answered. The caller frees; NULL:
+ * it has none. */
+enum flows_which { FLOWS_ALL, FLOWS_UNANSWERED };
+struct flow_key *flows_keys(const struct flows *f, uint32_t guest, enum flows_which which,
+                            size_t *n_out);

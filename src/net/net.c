@@ -183,7 +183,7 @@ bool net_connections(const struct net *n, uint32_t address, struct flow_counts *
 void net_forget_connections(struct net *n, uint32_t address)
 {
     if (n->connections && address)
-        connections_forget(n->connections, address);
+        connections_forget(n->connections, address, FLOWS_ALL);
 }
 
 bool net_adopt_address(struct net *n, uint32_t address)

@@ -91,6 +91,8 @@ static void take_back(struct net *n, struct turn *t)
 {
     bool failed = t->job.err.code != ERR_NONE;
 
+    for (size_t i = 0; n->connections && i < t->n_returned; i++)
+        connections_forget(n->connections, t->v[i]->left, FLOWS_UNANSWERED);
     for (size_t i = 0; i < t->n; i++) {
         if (failed || i >= t->n_kept) {
             discard(n, t->v[i]);

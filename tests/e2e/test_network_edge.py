@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """At the edge of the guests' network: rates, published ports, names."""
+import errno
 import os
 import pathlib
 import signal
 import socket
 import struct
 
+import pytest
+
+import doubled
 import harness
 from test_network import SERVER, fetch, tap_of
 
@@ -163,6 +167,19 @@ def tries(daemon, ip, port):
         return False
 
 
+def test_who_asks_as_a_guest_falls_asleep_is_told_soon(daemon, api):
+    """Also by the TAP of a VMM that is gone, before it goes back."""
+    api.run(SERVER, name="web", ports=PORTS)
+    assert published(daemon)
+    for _ in range(3):
+        api.post("/instances/web/standby")
+        with pytest.raises(OSError) as error:
+            daemon.ns.connect(("127.0.0.1", 8080), 30)
+        assert error.value.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH), error.value
+        api.post("/instances/web/restore")
+        assert published(daemon)
+
+
 def test_a_port_that_a_program_of_the_host_has_is_refused_and_a_fork_takes_none(daemon, api):
     listening = daemon.ns.listen(8081, lambda c: c.sendall(b"the host"))
     ports = [{"host_port": 8081, "guest_port": 80, "protocol": "tcp"}]
@@ -298,9 +315,23 @@ def test_without_dnsmasq_guests_ask_the_configured_servers(tmp_path, rootfs):
         d.kill_all()
 
 
+WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+
+
+@pytest.mark.parametrize("hypervisor", ["cloud-hypervisor", "firecracker"])
+def test_without_rights_a_vmm_without_a_network_of_its_own_offers_none(tmp_path, rootfs, hypervisor):
+    with doubled.serving(hypervisor, tmp_path, rootfs, wrapper=WITHOUT_RIGHTS) as d:
+        row = d.api.run(name="alone")
+        assert row["network"] == {"enabled": True, "name": "default", "ip": None, "mac": None}
+        why = d.api.get("/capabilities")["network"]["unavailable_reason"]
+        refusal = d.api.fails(501, "not_implemented", "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": PORTS})
+        assert refusal["message"].startswith("ports cannot be published: ") and why in refusal["message"]
+        assert [one["name"] for one in d.api.get("/instances")] == ["alone"]
+
+
 def test_without_rights_guests_get_out_by_qemus_own_network(tmp_path, rootfs):
     d = harness.Daemon(tmp_path)
-    d.wrapper = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    d.wrapper = WITHOUT_RIGHTS
     try:
         d.start().import_image(rootfs)
         d.mark()

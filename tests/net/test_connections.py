@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many TCP connections guests have, as the kernel tells."""
+import errno
+import select
 import socket
 import time
 
@@ -158,3 +160,24 @@ def test_where_the_kernel_tells_nothing_nothing_is_claimed(bare):
     with pytest.raises(AssertionError, match="nobody knows"):
         of(bare, guest)
     assert "nf_conntrack_events" in bare.said()
+
+
+def test_who_asked_a_guest_in_vain_is_refused_when_he_asks_again(host):
+    """The guest sleeps: first its TAP is read by nobody, then nothing leads there any more."""
+    host.settle()
+    one = host.guest()
+    one.ns.listen(9, stay)
+    publish(host, one, 8080, 9)
+    with host.outside.connect((HOST, 8080)), host.ns.socket() as s:
+        until(host, one, (1, 0))
+        one.ns.run("ip link set eth0 down")
+        s.settimeout(20)
+        s.setblocking(False)
+        assert s.connect_ex(("127.0.0.1", 8080)) == errno.EINPROGRESS
+        until(host, one, (2, 0))
+        one.end()
+        host.settle()
+        heir = host.guest(one.address)
+        until(host, heir, (1, 0))  # what was open goes on when it wakes
+        assert select.select([], [s], [], 20)[1]
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED

@@ -112,6 +112,7 @@ static void what_is_told_while_a_list_is_made_is_newer_than_the_list(void **stat
 static void the_keys_of_a_guest_are_those_of_its_open_connections(void **state)
 {
     struct flows *f = flows_new();
+    struct flow_news unanswered = news(OUTSIDE, 4, ONE, true);
     struct flow_key *v;
     size_t n;
 
@@ -119,13 +120,21 @@ static void the_keys_of_a_guest_are_those_of_its_open_connections(void **state)
     tell(f, ONE, 1, TWO, true);
     tell(f, OUTSIDE, 2, ONE, true);
     tell(f, OUTSIDE, 3, TWO, true);
-    v = flows_keys(f, ONE, &n);
+    v = flows_keys(f, ONE, FLOWS_ALL, &n);
     assert_int_equal(n, 2);
     assert_int_equal(v[0].to, TWO);
     assert_int_equal(v[1].from, OUTSIDE);
     free(v);
-    assert_null(flows_keys(f, OUTSIDE, &n));
+    assert_null(flows_keys(f, OUTSIDE, FLOWS_ALL, &n));
     assert_int_equal(n, 0);
+    free(flows_keys(f, ONE, FLOWS_UNANSWERED, &n));
+    assert_int_equal(n, 0);
+    unanswered.is_new = true;
+    flows_tell(f, &unanswered);
+    v = flows_keys(f, ONE, FLOWS_UNANSWERED, &n);
+    assert_int_equal(n, 1);
+    assert_int_equal(v[0].from_port, 4);
+    free(v);
     flows_free(f);
 }
 
@@ -179,7 +188,7 @@ static void a_message_of_the_kernels_is_understood(void **state)
         message(room, IPCTNL_MSG_CT_NEW, NLM_F_CREATE, IPPROTO_TCP, TCP_CONNTRACK_SYN_SENT),
         guests,
         &n));
-    assert_true(n.is_open);
+    assert_true(n.is_open && n.is_new);
     assert_int_equal(n.guests[0], 0);
     assert_int_equal(n.guests[1], ONE);
     assert_int_equal(n.key.from_port, 4000);
