@@ -177,7 +177,7 @@ def test_who_asked_a_guest_in_vain_is_refused_when_he_asks_again(host):
         until(host, one, (2, 0))
         one.end()
         host.settle()
-        heir = host.guest(one.address)
-        until(host, heir, (1, 0))  # what was open goes on when it wakes
         assert select.select([], [s], [], 20)[1]
         assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        heir = host.guest(one.address)
+        until(host, heir, (1, 0))  # what was open goes on when it wakes
