@@ -134,6 +134,13 @@ double now_us(void);
 __attribute__((noreturn, format(printf, 1, 2))) void give_up(const char *fmt, ...);
 void must(int rc, const struct err *e); /* gives up with e when rc < 0 */
 
+/* --- answer.c --- */
+void measure_first_answers(struct bench *b);
+
+/* --- connections.c; the first in a network namespace of ours, the other with such a VM --- */
+void measure_connections(struct bench *b);
+void measure_usage_calls(struct bench *b, const char *name);
+
 /* The benchmarks. */
 void bench_boot(struct bench *b);
 void bench_footprint(struct bench *b);

@@ -21,7 +21,7 @@ static double in_once(struct bench *b)
     double ended;
 
     memset(chunk, 'x', sizeof(chunk)); /* not zeros, which become holes */
-    socket_open(b, &s, "cp", "{\"direction\":\"to\",\"guest_path\":\"/dev/shm/bench\"}");
+    socket_open(b, &s, "bench/cp", "{\"direction\":\"to\",\"guest_path\":\"/dev/shm/bench\"}");
     for (size_t at = 0; at < FILE_BYTES; at += sizeof(chunk))
         socket_send(&s, chunk, sizeof(chunk));
     socket_text(&s, "{\"type\":\"end\"}");
@@ -39,7 +39,7 @@ static double out_once(struct bench *b)
     double began = now_us();
     double ended;
 
-    socket_open(b, &s, "cp", "{\"direction\":\"from\",\"guest_path\":\"/dev/shm/bench\"}");
+    socket_open(b, &s, "bench/cp", "{\"direction\":\"from\",\"guest_path\":\"/dev/shm/bench\"}");
     socket_fill(&s, SIZE_MAX);
     ended = now_us();
     if (s.received != FILE_BYTES)

@@ -31,7 +31,7 @@ static double command_once(struct bench *b)
     double began = now_us();
     double ended;
 
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/true\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/true\"]}");
     socket_fill(&s, SIZE_MAX);
     ended = now_us();
     if (!strstr(s.text, "\"exitCode\":0"))
@@ -50,7 +50,7 @@ static void echoes(struct bench *b, struct transport *t, struct series *all, int
 {
     struct socket s;
 
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/cat\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/cat\"]}");
     for (int i = 0; i < WARM_UPS; i++) {
         (void)transport_echo_us(t, ECHO_AT_ONCE);
         (void)transport_echo_us(t, ECHO_RELAYED);

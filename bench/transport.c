@@ -144,7 +144,7 @@ static const struct ws_events events = {on_binary, on_text, on_closed};
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request)
 {
     struct op op = {clock_ms() + WAIT_MS, -1};
-    auto_free char *path = mem_printf("/instances/bench/%s", what);
+    auto_free char *path = mem_printf("/instances/%s", what);
     static char where[128];
     struct err e = {0};
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What exec and cp are measured with: the bare transport to a guest that only echoes,
- * and a WebSocket to the daemon's instance "bench".
+ * and a WebSocket to one of the daemon's instances.
  */
 #pragma once
 
@@ -27,6 +27,7 @@ struct socket {
     char text[512];   /* the last text message */
     bool is_final;    /* it was "exitCode", "result" or a final "end" */
 };
+/* what: "NAME/exec" or "NAME/cp". */
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request);
 void socket_send(struct socket *s, const void *data, size_t len);
 void socket_text(struct socket *s, const char *text);

@@ -64,6 +64,8 @@ static int set_gateway(const struct net *n, bool present, struct err *e)
     if (nl_open(&route, NETLINK_ROUTE, e) < 0)
         return -1;
     link_gateway(&route, &n->plan, present);
+    if (!present)
+        link_subnet(&route, &n->plan, false);
     return nl_send(&route, e);
 }
 
@@ -173,6 +175,17 @@ const struct net_plan *net_plan(const struct net *n)
     return &n->plan;
 }
 
+bool net_connections(const struct net *n, uint32_t address, struct flow_counts *out)
+{
+    return n->connections && connections_of(n->connections, address, out);
+}
+
+void net_forget_connections(struct net *n, uint32_t address)
+{
+    if (n->connections && address)
+        connections_forget(n->connections, address, FLOWS_ALL);
+}
+
 bool net_adopt_address(struct net *n, uint32_t address)
 {
     return addresses_take_this(&n->addresses, address);
@@ -273,9 +286,10 @@ static void on_change(void *owner, const struct upkeep *todo)
 
 int net_start(struct net *n, struct err *e)
 {
-    struct upkeep_work u = {.todo = {.rules = true, .uplink = true, .firewall = true},
-                            .plan = &n->plan,
-                            .ports = &n->tools.ports};
+    struct upkeep_work u = {
+        .todo = {.rules = true, .links = true, .uplink = true, .firewall = true},
+        .plan = &n->plan,
+        .ports = &n->tools.ports};
 
     if (!n->is_on)
         return 0;
@@ -284,6 +298,7 @@ int net_start(struct net *n, struct err *e)
     if (!n->watch || nl_park_open(&n->tools.parked, e) < 0)
         return err_wrap(e, "network");
     memcpy(u.uplink, n->uplink, sizeof(u.uplink));
+    rules_read_opened(u.opened);
     u.bindings = pool_bindings(n, &u.n_bindings);
     upkeep_run(&u);
     free(u.bindings);
@@ -291,12 +306,16 @@ int net_start(struct net *n, struct err *e)
         *e = u.err;
         return err_wrap(e, "network");
     }
-    n->has_opened_uplink = u.opened_uplink;
+    memcpy(n->opened, u.opened, sizeof(n->opened));
     if (u.commands[0])
         net_note_firewall(n, u.commands);
     if (n->uplink[0] == '\0')
         log_warn("network: this host has no default route; guests reach nothing outside");
     sweep(n);
+    n->connections = connections_new(n->loop, n->jobs, &n->plan, e);
+    if (!n->connections)
+        log_warn("network: connections of guests are not counted: %s", e->msg);
+    err_clear(e);
     pool_kick(n);
     return 0;
 }
@@ -309,8 +328,8 @@ static void remove_all(struct net *n)
 
     if (firewall_restore(&e) < 0 || rules_remove(&e) < 0 || set_gateway(n, false, &e) < 0)
         log_warn("network: not all that was made is removed: %s", e.msg);
-    if (n->has_opened_uplink)
-        uplink_set_forwarding(n->uplink, false);
+    if (n->opened[0])
+        uplink_set_forwarding(n->opened, false);
 }
 
 void net_stop(struct net *n)
@@ -322,6 +341,7 @@ void net_stop(struct net *n)
     n->watch = NULL;
     jobs_stop(n->jobs);
     loop_drain(n->loop);
+    connections_free(take_ptr(&n->connections));
     if (!n->is_on)
         return;
     pool_empty(n);

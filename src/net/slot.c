@@ -166,6 +166,7 @@ int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, 
         if (v[i]->is_limited && rate_clear(v[i]->tap, e) < 0)
             return -1;
         v[i]->is_limited = false;
+        v[i]->left = v[i]->bound;
         v[i]->bound = 0;
         count_from_here(v[i]);
         if (v[i]->fd >= 0)

@@ -26,6 +26,7 @@ struct net_slot {
     int ifindex;             /* 0: its TAP is still to be made */
     int fd;                  /* -1: only its VMM has the file; the TAP ends with it */
     uint32_t bound;          /* the address that leads to it; 0: none */
+    uint32_t left;           /* the address that led to it before, since it was unbound */
     uint32_t address;        /* the address that is to lead to it */
     struct port_set *ports;  /* that lead to it while its VMM runs; NULL: none */
     struct tap_stats before; /* counted before its present VMM got it */

@@ -50,10 +50,20 @@ void network_unname(struct vm_world *w, const struct instance *row)
         net_unname(w->net, row->id);
 }
 
-void network_settle_ports(struct instance *row, bool is_gone)
+void network_settle(struct vm_world *w, struct instance *row, bool is_gone)
 {
-    if (is_gone || (row->run.state == VM_STOPPED && !row->holder))
-        ports_give_back(take_ptr(&row->ports));
+    if (!is_gone && (row->run.state != VM_STOPPED || row->holder))
+        return;
+    ports_give_back(take_ptr(&row->ports));
+    if (w->net)
+        net_forget_connections(w->net, row->run.address);
+}
+
+bool network_connections(const struct vm_world *w, const struct instance *row,
+                         struct flow_counts *out)
+{
+    *out = (struct flow_counts){0};
+    return w->net && row->run.address && net_connections(w->net, row->run.address, out);
 }
 
 void network_adopt_ports(struct vm_world *w, struct instance *row)

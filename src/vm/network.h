@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "net/flows.h"
 #include "vm/op.h"
 
 /* Loop: a slot for the VMM that the op's job is to start; op->run.address is the instance's. */
@@ -30,8 +31,13 @@ struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op);
 void network_name(struct vm_world *w, struct instance *row);
 void network_unname(struct vm_world *w, const struct instance *row);
 
-/* Loop: ports of the host go back if it has come to a stop, or is gone. */
-void network_settle_ports(struct instance *row, bool is_gone);
+/* Loop: if it has come to a stop, or is gone, its ports of the host go back, and its connections
+ * are over. */
+void network_settle(struct vm_world *w, struct instance *row, bool is_gone);
+
+/* Loop: its connections; false: nobody knows. */
+bool network_connections(const struct vm_world *w, const struct instance *row,
+                         struct flow_counts *out);
 
 /* Start-up: an address from the store, and what a VMM that lives holds. */
 void network_adopt_address(struct vm_world *w, struct instance *row);

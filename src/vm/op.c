@@ -183,7 +183,7 @@ static void settle(struct vm_world *w, struct instance *row, struct vm_op *op)
     if (!row)
         return;
     live_judge(w, row);
-    network_settle_ports(row, false);
+    network_settle(w, row, false);
 }
 
 static void op_done(struct job *job)

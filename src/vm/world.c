@@ -63,7 +63,7 @@ void world_fini(struct vm_world *w)
         struct instance *row = container_of(l, struct instance, order);
 
         live_let_go(w, row);
-        network_settle_ports(row, true);
+        ports_give_back(take_ptr(&row->ports));
     }
     prober_fini(&w->prober);
     if (journal_save(&w->table.journal, w->env.data_fd, &e) < 0)
@@ -122,7 +122,7 @@ void world_remove(struct vm_world *w, struct instance *row)
     if (w->net)
         net_give_back(w->net, row->run.address);
     network_unname(w, row);
-    network_settle_ports(row, true);
+    network_settle(w, row, true);
     table_remove(&w->table, row);
     if (w->images)
         catalog_unuse(w->images, spec->image_digest);

@@ -480,6 +480,8 @@ def test_an_error_that_is_not_ours_shows_its_status(stub):
     (["image", "import", "docker:x", "y"], "dir:PATH or oci:PATH"),
     (["token", "--ttl", "0"], "--ttl takes a duration"),
     (["token", "--permission", "root"], "instance:write"),
+    (["update", "network", "x"], "say what is to change"),
+    (["update", "network", "--bandwidth-up", "0"], "name an instance"),
     (["--frob"], "hypeman help"),
 ])
 def test_misuse_exits_with_2_and_a_hint(args, why):
@@ -493,7 +495,7 @@ def verbs():
 
 def test_every_verb_has_help():
     assert verbs()[:3] == ["serve", "run", "ps"]
-    for verb in [v for v in verbs() if v not in ("serve", "image")] + ["image import", "image list"]:
+    for verb in [v for v in verbs() if v not in ("serve", "image", "update")] + ["image import", "image list", "update network"]:
         for asked in (run({}, *verb.split(), "--help"), run({}, *verb.split()[:-1], "help", verb.split()[-1])):
             assert asked.returncode == 0 and asked.stdout.startswith(f"usage: hypeman {verb}") and asked.stderr == ""
     assert run({}, "--help").stdout == run({}).stdout == run({}, "help").stdout
@@ -687,6 +689,15 @@ def test_run_sends_what_the_flags_say_and_prints_the_id(stub):
         "skip_kernel_headers": True, "ports": [
             {"host_port": 8080, "guest_port": 80, "protocol": "tcp"},
             {"host_port": 53, "guest_port": 5353, "protocol": "udp", "host_ip": "127.0.0.1"}]}
+
+
+def test_update_changes_only_what_is_said(stub):
+    stub.routes["PATCH /instances/web"] = answer(200, instance())
+    r = run(stub, "update", "network", "--bandwidth-up", "0", "web", "nope")
+    assert (r.returncode, r.stdout) == (1, "web\n") and "nope" in r.stderr
+    assert stub.requests[0].json == {"network": {"bandwidth_upload": "0"}}
+    assert run(stub, "update", "network", "--bandwidth-up", "1MB/s", "--bandwidth-down", "5Mbps", "web").returncode == 0
+    assert stub.requests[-1].json == {"network": {"bandwidth_upload": "1MB/s", "bandwidth_download": "5Mbps"}}
 
 
 def test_run_leaves_out_what_nobody_said(stub):
