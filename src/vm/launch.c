@@ -167,21 +167,21 @@ static int commit(const struct vm_op *op, struct store_change *change, struct er
     return store_commit(op->env->store, change, e);
 }
 
-int launch_commit_state(struct vm_op *op, struct err *e)
+struct store_change *launch_change_state(const struct vm_op *op)
 {
     struct store_change *change = store_change_new();
     auto_buf struct buf state = BUF(16 * 1024);
 
     vm_run_write(&state, &op->run);
     instances_put_state(change, op->id, buf_str(&state));
-    return commit(op, change, e);
+    return change;
 }
 
-int launch_commit_all(struct vm_op *op, struct err *e)
+struct store_change *launch_change_all(const struct vm_op *op)
 {
     struct store_change *change = store_change_new();
-    struct buf spec = BUF(16 << 20);
-    struct buf state = BUF(16 * 1024);
+    auto_buf struct buf spec = BUF(16 << 20);
+    auto_buf struct buf state = BUF(16 * 1024);
     struct instance_record record = {.id = op->id, .name = op->spec->name};
 
     spec_write(&spec, op->spec);
@@ -189,7 +189,27 @@ int launch_commit_all(struct vm_op *op, struct err *e)
     record.spec = buf_str(&spec);
     record.state = buf_str(&state);
     instances_put(change, &record);
-    buf_free(&spec);
-    buf_free(&state);
-    return commit(op, change, e);
+    return change;
+}
+
+int launch_commit_state(struct vm_op *op, struct err *e)
+{
+    return commit(op, launch_change_state(op), e);
+}
+
+int launch_commit_all(struct vm_op *op, struct err *e)
+{
+    return commit(op, launch_change_all(op), e);
+}
+
+int launch_await_directory(const struct vm_op *op, struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "await_directory");
+
+    return beside_end(op->beside, e);
+}
+
+int launch_commit_fork(struct vm_op *op, struct err *e)
+{
+    return launch_await_directory(op, e) < 0 ? -1 : launch_commit_all(op, e);
 }
