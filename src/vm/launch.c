@@ -120,21 +120,32 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .vcpus = op->spec->vcpus,
         .memory_bytes = op->spec->memory_bytes,
         .tap_fd = op->slot ? op->slot->fd : -1,
+        .tap_name = op->slot && op->spec->driver->opens_tap ? op->slot->tap : NULL,
     };
 
     plan_user_net(network_of_vmm(op), &boot.user_net);
     return boot;
 }
 
+static int boot_vmm(struct vm_op *op, struct err *e)
+{
+    struct vmm_boot boot;
+    int rc = network_leave_tap(op, e);
+
+    boot = launch_plan(op); /* a slot that was just made has its file only now */
+    if (rc == 0)
+        rc = vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e);
+    network_return_tap(op);
+    return rc;
+}
+
 int launch_boot(struct vm_op *op, struct err *e)
 {
     uint64_t incarnation = op->run.incarnation + 1;
-    struct vmm_boot boot;
 
     if (network_bind(op, "network", e) < 0 || write_config(op, incarnation, e) < 0)
         return -1;
-    boot = launch_plan(op); /* a slot that was just made has its file only now */
-    if (vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e) < 0)
+    if (boot_vmm(op, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
     op->run.boot = incarnation;

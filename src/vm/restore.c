@@ -28,10 +28,17 @@ static int check(const struct instance *row, struct vm_op *op, struct err *e)
 
 static int load(struct vm_op *op, struct err *e)
 {
-    struct vmm_load what = {.boot = launch_plan(op), .resume = false};
+    struct vmm_load what = {.resume = false};
     bool runs = false;
+    int rc = network_bind(op, "restore_network", e);
 
-    return vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e);
+    if (rc == 0)
+        rc = network_leave_tap(op, e);
+    what.boot = launch_plan(op);
+    if (rc == 0)
+        rc = vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e);
+    network_return_tap(op);
+    return rc;
 }
 
 static int let_run(struct vm_op *op, struct err *e)
@@ -104,36 +111,51 @@ static void drop_snapshot(struct vm_op *op)
 
 /* --- with the resume in the load --- */
 
-/* That it runs, put down before it does; of a fork, before anybody is told. */
-struct intent {
+/* What is done while the VMM starts, and has to be done before it loads, or before the answer. */
+struct waking {
     struct vm_op *op;
     bool is_new;
-    struct store_change *change; /* under way to the store; NULL: none */
+    struct vmm_load load;
+    struct store_change *change; /* that it runs, under way to the store; NULL: none is */
     int64_t began_us;
+    struct err network; /* why there is none for it; code ERR_NONE: there is */
 };
 
 static void process_started(void *arg, const struct vmm_process *process)
 {
-    struct intent *intent = arg;
-    struct vm_op *op = intent->op;
+    struct waking *w = arg;
+    struct vm_op *op = w->op;
 
     op->run.disk_stamp = snapshot_disk_stamp(op->dir_fd);
     enter_running(op, &process->id);
-    intent->began_us = clock_us();
-    intent->change = intent->is_new ? launch_change_all(op) : launch_change_state(op);
-    store_begin(op->env->store, intent->change);
+    w->began_us = clock_us();
+    w->change = w->is_new ? launch_change_all(op) : launch_change_state(op);
+    store_begin(op->env->store, w->change);
+    if (network_bind(op, "restore_network", &w->network) == 0)
+        (void)network_leave_tap(op, &w->network);
+    w->load.boot = launch_plan(op);
 }
 
-static int await_intent(void *arg, struct err *e)
+static int await_commit(struct waking *w, struct err *e)
 {
-    struct intent *intent = arg;
-    struct op *op = &intent->op->job.op;
+    struct op *op = &w->op->job.op;
     auto_span span = op_span(op, "await_commit");
     int64_t ended_us = 0;
-    int rc = store_await(take_ptr(&intent->change), &ended_us, e);
+    int rc = store_await(take_ptr(&w->change), &ended_us, e);
 
-    span_put(op->trace, "store.commit", intent->began_us, ended_us);
+    span_put(op->trace, "store.commit", w->began_us, ended_us);
     return rc;
+}
+
+static int about_to_run(void *arg, struct err *e)
+{
+    struct waking *w = arg;
+
+    if (w->network.code != ERR_NONE) {
+        *e = w->network;
+        return -1;
+    }
+    return w->is_new ? 0 : await_commit(w, e);
 }
 
 /* Nothing came of it. What the record says depends on whether the guest may have run. */
@@ -156,42 +178,44 @@ static void withdraw(struct vm_op *op, const struct vm_run *before)
 }
 
 /* What the store was given it is to have, or to have refused, before it is given more. */
-static void end_intent(struct intent *intent)
+static void end_commit(struct waking *w)
 {
     struct err ignored = {0};
 
-    if (intent->change)
-        (void)await_intent(intent, &ignored);
+    if (w->change)
+        (void)await_commit(w, &ignored);
 }
 
-static int load_and_resume(struct vm_op *op, struct intent *intent, struct err *e)
+static int load_and_resume(struct waking *w, struct err *e)
 {
-    struct vmm_load what = {.boot = launch_plan(op),
-                            .resume = true,
-                            .started = process_started,
-                            .about_to_run = intent->is_new ? NULL : await_intent,
-                            .arg = intent};
+    struct vm_op *op = w->op;
     bool runs = false;
+    int rc = vmm_load(&op->job.op, op->spec->driver, &w->load, &op->started, &runs, e);
 
-    if (vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e) < 0 ||
-        (!runs && let_run(op, e) < 0))
+    network_return_tap(op);
+    if (rc < 0 || (!runs && let_run(op, e) < 0))
         return -1;
-    if (!intent->is_new)
+    if (!w->is_new)
         return 0;
-    return launch_await_directory(op, e) < 0 ? -1 : await_intent(intent, e);
+    return launch_await_directory(op, e) < 0 ? -1 : await_commit(w, e);
 }
 
 static int load_running(struct vm_op *op, bool is_new, struct err *e)
 {
     auto_run struct vm_run before = vm_run_copy(&op->run);
-    struct intent intent = {.op = op, .is_new = is_new};
-    int rc = load_and_resume(op, &intent, e);
-    bool was_said = intent.began_us != 0;
+    struct waking w = {.op = op,
+                       .is_new = is_new,
+                       .load = {.boot = launch_plan(op),
+                                .resume = true,
+                                .started = process_started,
+                                .about_to_run = about_to_run,
+                                .arg = &w}};
+    int rc = load_and_resume(&w, e);
 
-    end_intent(&intent);
+    end_commit(&w);
     if (rc < 0) {
         launch_undo(op);
-        if (was_said && !is_new)
+        if (w.began_us && !is_new)
             withdraw(op, &before);
         return -1;
     }
@@ -203,8 +227,6 @@ int restore_wake(struct vm_op *op, bool is_new, struct err *e)
 {
     int rc;
 
-    if (network_bind(op, "restore_network", e) < 0)
-        return -1;
     if (op->spec->driver->resumes_in_load && op->env->resume_in_load)
         rc = load_running(op, is_new, e);
     else

@@ -379,6 +379,7 @@ const struct vmm_driver firecracker_driver = {
     .name = "firecracker",
     .binary = "firecracker",
     .resumes_in_load = true,
+    .opens_tap = true,
     .agent_by_vsock = true,
     .available = available,
     .identity = identity,

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -30,6 +29,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "http/client.h"
+#include "net/tap.h"
 #include "rig.h"
 #include "vmm/host.h"
 #include "vmm/sock.h"
@@ -417,6 +417,63 @@ static void a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused(void *
     rig_end(&source);
 }
 
+static void leave(int fd, const char *name)
+{
+    struct op op = within(5000);
+    struct err e = {0};
+    int rc = tap_leave(fd, &e);
+
+    close(fd);
+    if (rc < 0 || tap_await_free(&op, name, &e) < 0)
+        fail_msg("%s", e.msg);
+}
+
+static int take_back(const struct rig *r, const char *name)
+{
+    struct err e = {0};
+    int fd = tap_of_process(r->process.pidfd, r->process.id.pid, name, &e);
+
+    if (fd < 0)
+        fail_msg("%s", e.msg);
+    tap_bind_to_file(fd);
+    return fd;
+}
+
+static void a_tap_is_left_to_it_and_taken_back_and_serves_the_next(void **state)
+{
+    struct err e = {0};
+    char tap[IFNAMSIZ];
+    int fd = subject.is_firecracker ? tap_open(tap, &e) : -1;
+    struct vmm_boot b;
+    struct vmm_load what;
+    struct rig source;
+    struct rig fork;
+    bool runs;
+
+    (void)state;
+    if (lacks(fd >= 0, "taps by name, or the right to make one"))
+        return;
+    rig_init(&source, NULL);
+    b = boot_of(&source);
+    b.tap_name = tap;
+    leave(fd, tap);
+    boot_with(&source, &b);
+    fd = take_back(&source, tap);
+    (void)sleep_vm(&source, -1);
+    clone_rig(&source, &fork, false);
+    rig_end_one(&source);
+    assert_int_not_equal(if_nametoindex(tap), 0);
+
+    what = load_of(&fork, true);
+    what.boot.tap_name = tap;
+    leave(fd, tap);
+    if (try_load(&fork, &what, &runs, &e) < 0)
+        fail_msg("%s", e.msg);
+    close(take_back(&fork, tap));
+    rig_end(&fork);
+    assert_int_equal(if_nametoindex(tap), 0);
+}
+
 static void a_tap_comes_with_the_request_and_every_fork_brings_its_own(void **state)
 {
     auto_close int first = hold_tap("hmconf2");
@@ -792,6 +849,7 @@ int main(int argc, char **argv)
         checked_test(a_difference_makes_a_whole_memory_and_leaves_the_base_alone),
         checked_test(a_load_that_fails_says_why_and_keeps_the_snapshot),
         checked_test(a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused),
+        checked_test(a_tap_is_left_to_it_and_taken_back_and_serves_the_next),
         checked_test(a_tap_comes_with_the_request_and_every_fork_brings_its_own),
         checked_test(limits_balloon_and_metrics_are_taken),
         checked_test(memory_may_be_served_on_demand),
