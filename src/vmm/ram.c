@@ -53,7 +53,7 @@ static void ram_fini(struct ram *r)
     free(r->old);
 }
 
-static int find_pid(struct ram *r, int pidfd, struct err *e)
+pid_t ram_pid(int pidfd, struct err *e)
 {
     auto_buf struct buf text = BUF(4096);
     char path[64];
@@ -70,8 +70,7 @@ static int find_pid(struct ram *r, int pidfd, struct err *e)
     field[strcspn(field, "\n")] = '\0';
     if (!parse_u64(field, 1, INT32_MAX, &pid))
         return err_set(e, ERR_INTERNAL, "the process is gone");
-    r->pid = (pid_t)pid;
-    return 0;
+    return (pid_t)pid;
 }
 
 /* A pid that was looked up means something only while the process behind the pidfd lives. */
@@ -353,7 +352,8 @@ int ram_save(const struct op *op, int pidfd, int vmm_fd, int out_fd, struct err 
     auto_ram struct ram r = {.file_fd = -1, .pagemap_fd = -1, .next_data = -1, .next_old = -1};
     ino_t inode;
 
-    if (find_pid(&r, pidfd, e) < 0 || open_file(&r, pidfd, vmm_fd, &inode, e) < 0 ||
+    r.pid = ram_pid(pidfd, e);
+    if (r.pid < 0 || open_file(&r, pidfd, vmm_fd, &inode, e) < 0 ||
         find_mapping(&r, inode, e) < 0 || check_alive(pidfd, e) < 0 || copy(op, &r, out_fd, e) < 0)
         return -1;
     return check_alive(pidfd, e);

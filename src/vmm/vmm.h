@@ -65,6 +65,7 @@ struct vmm_host {
     char firecracker_version[64];      /* "1.16.1" */
     char firecracker_snapshot[32];     /* the format it writes and reads: "v10.0.0" */
     bool firecracker_metrics;          /* by setting: it writes VMM_METRICS every minute */
+    bool firecracker_differences;      /* by setting: what was loaded is saved as a difference */
     char cloud_hypervisor[256];        /* absolute path of the binary; empty when there is none */
     char cloud_hypervisor_version[64]; /* "53.0.0" */
     char cpu[80];                      /* vendor and signature */

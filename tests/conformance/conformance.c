@@ -325,6 +325,50 @@ static void a_difference_makes_a_whole_memory_and_leaves_the_base_alone(void **s
     rig_end(&source);
 }
 
+/* By setting, of whatever was loaded; the memory that it maps has lost its name by then. */
+static void a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps(void **state)
+{
+    struct vmm_host host = subject.host;
+    struct vmm_load what;
+    struct err e = {0};
+    struct rig source;
+    struct rig fork;
+    struct rig again;
+    uint32_t first;
+    uint32_t second;
+    uint64_t hash;
+    bool runs;
+
+    (void)state;
+    if (lacks(subject.is_firecracker, "tracking of writes"))
+        return;
+    rig_init(&source, NULL);
+    boot(&source);
+    await_text(source.dir_fd, VMM_SERIAL_LOG, "up");
+    first = sleep_vm(&source, -1);
+    hash = hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY);
+
+    host.firecracker_differences = true;
+    clone_rig(&source, &fork, false);
+    what = load_of(&fork, true);
+    what.boot.host = &host;
+    if (try_load(&fork, &what, &runs, &e) < 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(tree_remove(fork.dir_fd, VMM_SNAPSHOT_DIR, &e), 0);
+    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), 0);
+    second = sleep_vm(&fork, -1);
+    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), -1);
+    assert_true(second >= first);
+    assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
+
+    clone_rig(&fork, &again, false);
+    load(&again, true);
+    (void)sleep_once_beyond(&again, -1, second);
+    rig_end_one(&again);
+    rig_end_one(&fork);
+    rig_end(&source);
+}
+
 /* --- a load that fails --- */
 
 static void expect_no_load(struct rig *r, const struct vmm_load *what)
@@ -849,6 +893,7 @@ int main(int argc, char **argv)
         checked_test(a_snapshot_goes_on_where_it_was_taken),
         checked_test(forks_load_at_once_while_the_source_runs),
         checked_test(a_difference_makes_a_whole_memory_and_leaves_the_base_alone),
+        checked_test(a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps),
         checked_test(a_load_that_fails_says_why_and_keeps_the_snapshot),
         checked_test(a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused),
         checked_test(a_tap_is_left_to_it_and_taken_back_and_serves_the_next),

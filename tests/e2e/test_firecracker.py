@@ -108,6 +108,30 @@ def test_sixty_four_forks_at_once_while_the_source_wakes(fc):
     fc.delete_all()
 
 
+@pytest.mark.parametrize("differences", ["false", "true"], ids=["Full", "Diff"])
+def test_the_standby_of_a_fork_leaves_the_memory_that_it_shares_as_it_was(tmp_path, rootfs, differences):
+    with serving(tmp_path, rootfs, HYPERVISOR__FIRECRACKER_DIFF_SNAPSHOTS=differences) as fc:
+        create(fc, "source")
+        fc.api.post("/instances/source/standby")
+        keeper = fork(fc, "source", "keeper", "Standby")
+        before = memory_hash(fc, keeper)
+        made = fork(fc, "source", "fork")
+        for round_ in range(2):  # the second is of a VM that was loaded from a difference
+            assert fc.api.post("/instances/fork/standby")["state"] == "Standby"
+            spans = [s["name"] for s in traces(fc)[0]["spans"]]
+            assert ("complete_memory" in spans) == (differences == "true"), spans
+            assert memory_hash(fc, keeper) == before, "nothing was written through"
+            assert memory_hash(fc, made) != before, "the guest has counted on"
+            assert fc.api.post("/instances/fork/restore")["state"] == "Running"
+        # A fork of a running one begins the tracking anew: what comes after is no difference to what it maps.
+        fc.api.post("/instances/fork/fork", {"name": "other", "from_running": True})
+        fc.api.post("/instances/fork/standby")
+        assert "complete_memory" not in [s["name"] for s in traces(fc)[0]["spans"]]
+        assert fc.api.post("/instances/fork/restore")["state"] == "Running"
+        assert memory_hash(fc, keeper) == before
+        fc.delete_all()
+
+
 def test_the_daemon_dies_in_the_middle_of_forks(fc):
     source = create(fc, "source")
     fc.api.post("/instances/source/standby")
