@@ -203,7 +203,7 @@ static int capture_run(struct vm_op *op, struct err *e)
         return err_wrap(e, "fork %s", op->spec->name);
     if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
         copy_paused(op, &vm, to_fd, e) == 0 &&
-        snapshot_give(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
+        snapshot_give(&op->job.op, &vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
     if (snapshot_remove(dir_fd, &ignored) < 0)
         log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, ignored.msg);
@@ -289,7 +289,8 @@ static int make_dir(struct vm_op *op, struct err *e)
 static int bring_to_target(struct vm_op *op, struct err *e)
 {
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
-        return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
+        return snapshot_check_identity(
+                   &op->job.op, op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
                    : restore_wake(op, true, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)

@@ -245,7 +245,7 @@ static int run(struct vm_op *op, struct err *e)
 {
     op->dir_fd = env_open_instance(op->env, op->id, e);
     if (op->dir_fd < 0 ||
-        snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0 ||
+        snapshot_check_identity(&op->job.op, op->dir_fd, op->spec->driver, op->env->host, e) < 0 ||
         restore_wake(op, false, e) < 0)
         return err_wrap(e, "restore %s", op->spec->name);
     return 0;

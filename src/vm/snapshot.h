@@ -40,8 +40,8 @@ int snapshot_go_on(struct vm_op *op, const struct vmm_handle *vm, const struct e
  */
 int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e);
-int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                  int to_fd, struct err *e);
+int snapshot_give(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, int to_fd, struct err *e);
 int snapshot_sync(int dir_fd, struct err *e);
 
 /*
@@ -58,7 +58,7 @@ bool snapshot_is_there(int dir_fd);
 int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e);
 
 /* ERR_BAD_STATE unless this host, with this driver, is what it was made with. */
-int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
+int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_driver *driver,
                             const struct vmm_host *host, struct err *e);
 
 /* Removes it, and a half-made one. Absent is fine. */

@@ -22,7 +22,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "trace/trace.h"
-#include "vmm/ram.h"
 
 #define TRACKED "writes-tracked"
 
@@ -64,7 +63,7 @@ static int open_base(const struct vmm_handle *vm)
     struct err e = {0};
     char range[64];
     char path[96];
-    pid_t pid = ram_pid(vm->pidfd, &e);
+    pid_t pid = proc_pid(vm->pidfd, &e);
 
     (void)snprintf(path, sizeof(path), "/proc/%d", (int)pid);
     proc_fd = pid > 0 ? dir_open(AT_FDCWD, path, &e) : -1;

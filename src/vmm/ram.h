@@ -10,8 +10,6 @@
  */
 #pragma once
 
-#include <sys/types.h>
-
 #include "base/err.h"
 #include "loop/op.h"
 
@@ -28,9 +26,6 @@ int ram_save_shared(const struct op *op, int pidfd, int vmm_fd, int out_fd, stru
 
 /* Makes holes of the pages that are zero, in a memory file that somebody else wrote. */
 int ram_dig_holes(const struct op *op, int fd, struct err *e);
-
-/* Whom a pidfd is of; means something only while that lives. -1 and e. */
-pid_t ram_pid(int pidfd, struct err *e);
 
 /* An fd of that file, taken from the process. */
 int ram_file(int pidfd, int vmm_fd, struct err *e);

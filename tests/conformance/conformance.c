@@ -25,7 +25,6 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "http/client.h"
@@ -263,8 +262,9 @@ static void forks_load_at_once_while_the_source_runs(void **state)
     for (int i = 0; i < 2; i++) {
         clone_rig(&source, &forks[i].r, false);
         forks[i].what = load_of(&forks[i].r, true);
-        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     for (int i = 0; i < 2; i++) {
         pthread_join(forks[i].thread, NULL);
         if (forks[i].rc < 0)
@@ -697,16 +697,14 @@ static void the_death_of_the_vmm_ends_a_wait_at_once(void **state)
 {
     struct op op = within(60000);
     struct err e = {0};
-    int64_t began;
     struct rig r;
 
     (void)state;
     rig_init(&r, NULL);
     boot(&r);
     assert_int_equal(proc_signal(r.process.pidfd, SIGKILL, &e), 0);
-    began = clock_ms();
     assert_int_equal(vmm_pause(&op, &r.vm, &e), -1);
-    assert_true(clock_ms() - began < 30000);
+    assert_int_not_equal(e.code, ERR_TIMEOUT);
     rig_end(&r);
 }
 

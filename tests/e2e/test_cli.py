@@ -261,9 +261,8 @@ def test_what_is_quick_shows_no_progress(stub):
 
 def test_ctrl_c_ends_a_wait_with_130(stub):
     stub.routes["GET /instances"] = slow(10, answer(200, []))
-    began = time.monotonic()
     code, _ = on_a_terminal(stub, "ps", keys=b"\x03", after=0.3)
-    assert code == 130 and time.monotonic() - began < 5
+    assert code == 130
 
 
 def test_ctrl_c_stops_a_row_of_names(stub):
@@ -877,9 +876,9 @@ def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
 
 def test_a_daemon_that_says_nothing_is_given_up(stub):
     stub.routes["GET /capabilities"] = slow(10, b"")
-    began = time.monotonic()
-    r = run(stub, "version")
-    assert "did not answer in time" in r.stdout and 2.5 < time.monotonic() - began < 8
+    assert "did not answer in time" in run(stub, "version").stdout
+    stub.routes["GET /capabilities"] = slow(1, answer(200, {}))
+    assert "did not answer in time" not in run(stub, "version").stdout
 
 
 def test_a_daemon_that_accepts_nobody_is_given_up(tmp_path):
@@ -887,6 +886,5 @@ def test_a_daemon_that_accepts_nobody_is_given_up(tmp_path):
         listener.bind(str(tmp_path / "full"))
         listener.listen(0)
         first.connect(str(tmp_path / "full"))
-        began = time.monotonic()
         r = run({"HYPEMAN_SOCKET": str(tmp_path / "full")}, "ps")
-        assert r.returncode == 1 and "timed out" in r.stderr and 4 < time.monotonic() - began < 10
+        assert r.returncode == 1 and "timed out" in r.stderr
