@@ -206,10 +206,8 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         s->bound = address;
         (void)stats_of(s->ifindex, &s->before, &e); /* what was counted for whom, nobody knows */
         err_clear(&e);
-        s->is_limited = true; /* by an earlier daemon, perhaps */
-        s->fd = tap_of_process(pidfd, pid, s->tap, &e);
-        if (s->fd < 0)
-            log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
+        s->is_limited = true;       /* by an earlier daemon, perhaps */
+        slot_return(s, pidfd, pid); /* persistent, if the daemon ended before it took it back */
         found->address = 0;
         list_append(&n->claimed, &s->link);
         n->n_claimed++;
@@ -230,6 +228,18 @@ struct reservation *net_reserve(struct net *n, const char *owner, const struct p
     return ports_reserve(&n->reserved, owner, v, count, e);
 }
 
+/*
+ * Whoever had it may have been a stray VMM of ours, which has been ended since; then it is
+ * only there still if it was left to that VMM (net/tap.h), and can be had.
+ */
+static bool is_held(const struct tap_link *found)
+{
+    struct err ignored = {0};
+    auto_close int fd = found->has_carrier ? tap_return(found->name, &ignored) : -1;
+
+    return found->has_carrier && fd < 0;
+}
+
 /* A TAP that nobody holds is a left-over. One that is held by a stranger keeps its address. */
 static void sweep(struct net *n)
 {
@@ -243,7 +253,7 @@ static void sweep(struct net *n)
 
         if (found->address == 0)
             continue;
-        if (!found->has_carrier)
+        if (!is_held(found))
             doomed[count++] = found->ifindex;
         else if (addresses_take_this(&n->addresses, found->address))
             log_warn("network: %s belongs to no instance, but some process has it; it stays",

@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "loop/op.h"
 #include "net/netlink.h"
 #include "net/plan.h"
 #include "net/publish.h"
@@ -48,6 +49,14 @@ struct slot_tools {
 
 /* Makes TAPs that are not there, and has each slot's address lead to it, and no other. */
 int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
+
+/*
+ * For a VMM that opens the TAP by its name: nobody holds it from the first to the second, which
+ * takes it back from the process that did open it, or, with pidfd -1, from nobody. What cannot
+ * be had back ends with its VMM's slot.
+ */
+int slot_leave(const struct op *op, struct net_slot *s, struct err *e);
+void slot_return(struct net_slot *s, int pidfd, int pid);
 
 /* Opens a bound slot's ports. */
 int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e);

@@ -286,15 +286,6 @@ static int make_dir(struct vm_op *op, struct err *e)
     return 0;
 }
 
-static int commit(struct vm_op *op, struct err *e)
-{
-    struct span_scope wait = op_span(&op->job.op, "await_directory");
-    int rc = beside_end(op->beside, e);
-
-    span_end(&wait);
-    return rc < 0 ? -1 : launch_commit_all(op, e);
-}
-
 /* From a snapshot or from a disk, to what was asked for. */
 static int bring_to_target(struct vm_op *op, struct err *e)
 {
@@ -302,10 +293,10 @@ static int bring_to_target(struct vm_op *op, struct err *e)
         return snapshot_check_identity(
                    &op->job.op, op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, commit, true, e);
+                   : restore_wake(op, true, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
-    return commit(op, e);
+    return launch_commit_fork(op, e);
 }
 
 /* It may be committed already. The record goes before the directory, as in a delete. */
@@ -337,7 +328,7 @@ static int fork_run(struct vm_op *op, struct err *e)
         op->beside = &published;
         beside_begin(&published);
         rc = bring_to_target(op, e);
-        (void)beside_end(&published, &ignored); /* commit() has judged it */
+        (void)beside_end(&published, &ignored); /* whoever committed has judged it */
         op->beside = NULL;
         span_put(op->job.op.trace, "publish_directory", published.began_us, published.ended_us);
     }

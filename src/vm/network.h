@@ -21,6 +21,13 @@ int network_bind(const struct vm_op *op, const char *span, struct err *e);
 /* Worker: the rates that the op's spec asks for, on a slot whose VMM may run. */
 int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e);
 
+/*
+ * Worker: around the start of a VMM that opens its TAP by name (net/slot.h); the second also
+ * when nothing came of it, once op->started says so. Nothing to do for others.
+ */
+int network_leave_tap(const struct vm_op *op, struct err *e);
+void network_return_tap(const struct vm_op *op);
+
 /* Loop: the op is over; what nobody took from it goes back. */
 void network_let_go(struct vm_op *op);
 

@@ -95,6 +95,7 @@ struct vm_op {
     struct vmm_process started; /* pidfd -1: none */
     int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
     int held_fd;                /* is closed once the answer is out, by a job; -1: none */
+    int used_fd;                /* the snapshot that was woken, which goes then too; -1: none */
 
     int frozen_fd;         /* see vm/freeze.h; -1: none */
     struct beside *beside; /* run()'s own, while it runs: what has to end before it commits */

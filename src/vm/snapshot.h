@@ -63,3 +63,11 @@ int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_dr
 
 /* Removes it, and a half-made one. Absent is fine. */
 int snapshot_remove(int dir_fd, struct err *e);
+
+/*
+ * Two halves of that for a whole one that was used. From the first on it counts for nothing;
+ * its fd is for the second, which takes a disk long and may come at any time: a snapshot that
+ * has taken its place by then stays.
+ */
+int snapshot_withdraw(int dir_fd, struct err *e);
+int snapshot_clear(int dir_fd, int withdrawn_fd, struct err *e);

@@ -47,6 +47,15 @@ int firecracker_call(const struct op *op, struct http_client *c, const char *req
 /* The connection of a job to a running one. Free with http_client_free(). */
 struct http_client *firecracker_client(const struct vmm_handle *vm);
 
+/*
+ * By setting: a VM that was loaded is saved as a difference to the memory that it maps.
+ * A file in its directory says that its writes are tracked since then; it goes before
+ * anything is saved, since that begins the tracking anew, and before a process starts.
+ */
+int firecracker_begin_tracking(int dir_fd, struct err *e);
+bool firecracker_end_tracking(int dir_fd); /* whether they were */
+bool firecracker_tracks(const struct vmm_load *load);
+
 int firecracker_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                      struct err *e);
 

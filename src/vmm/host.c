@@ -340,6 +340,7 @@ int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings
                    struct vmm_host *out, struct err *e)
 {
     struct vmm_host host = {.firecracker_metrics = settings->firecracker_metrics,
+                            .firecracker_differences = settings->firecracker_differences,
                             .socket_readiness = settings->socket_readiness};
     struct tsc_sample start = sample_tsc();
 

@@ -17,6 +17,7 @@ struct vmm_host_settings {
     const char *firecracker; /* the same */
     const char *cloud_hypervisor;
     bool firecracker_metrics;
+    bool firecracker_differences;
     enum socket_readiness socket_readiness;
     const char *kernel;
     const char *kernel_version; /* NULL: not known */

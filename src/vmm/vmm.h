@@ -73,6 +73,7 @@ struct vmm_host {
     char firecracker_version[64];  /* "1.16.1" */
     char firecracker_snapshot[32]; /* the format it writes and reads: "v10.0.0" */
     bool firecracker_metrics;      /* by setting: it writes VMM_METRICS every minute */
+    bool firecracker_differences;  /* by setting: what was loaded is saved as a difference */
     char cloud_hypervisor[256];    /* absolute path of the binary; empty when there is none */
     struct vmm_file cloud_hypervisor_file;
     char cloud_hypervisor_version[64]; /* "53.0.0" */
@@ -161,6 +162,7 @@ struct vmm_driver {
     const char *binary;   /* the program's file name: "qemu-system-x86_64" */
     bool resumes_in_load; /* so well that callers should ask for it */
     bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets none of our network */
+    bool opens_tap;       /* the same, by vmm_boot.tap_name: nobody else may hold it then */
     bool makes_network;   /* vmm_boot.user_net */
     bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 
