@@ -46,7 +46,7 @@ static void agent_memory(struct bench *b)
     struct socket s;
     const char *at;
 
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/cat\",\"/proc/1/status\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/cat\",\"/proc/1/status\"]}");
     socket_fill(&s, SIZE_MAX);
     at = strstr(s.first, "VmRSS:");
     if (!at)

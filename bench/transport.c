@@ -145,7 +145,7 @@ void socket_open(struct bench *b, struct socket *s, const char *what, const char
 {
     struct op op = {clock_ms() + WAIT_MS, -1};
     auto_free char *path = mem_printf("/instances/%s", what);
-    static char where[128];
+    static char where[320];
     struct err e = {0};
 
     (void)snprintf(where, sizeof(where), "%s/h.sock", b->root);
