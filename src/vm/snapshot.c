@@ -212,14 +212,15 @@ int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_dr
 
 /*
  * Without what says who made it it counts for nothing, whatever becomes of the rest. It gets
- * another name: to let go of a file's last name takes a disk far longer.
+ * another name: to let go of a file's last name takes a disk far longer. A full disk may
+ * have no room for a name, but lets go of one.
  */
 int snapshot_withdraw(int dir_fd, struct err *e)
 {
     auto_close int snapshot_fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
 
     if (snapshot_fd >= 0 && renameat(snapshot_fd, MADE_BY, snapshot_fd, USED) < 0 &&
-        errno != ENOENT)
+        unlinkat(snapshot_fd, MADE_BY, 0) < 0 && errno != ENOENT)
         return err_errno(e, "withdraw the snapshot");
     return take_fd(&snapshot_fd);
 }
