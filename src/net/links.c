@@ -279,6 +279,30 @@ static int take_link(void *arg, const struct nlmsghdr *h, struct err *e)
     return 0;
 }
 
+/* The alias comes last when one is made, the group first when it is removed. */
+bool link_is_disturbed(const struct nlmsghdr *h)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(h);
+    bool is_disturbed = !(i->ifi_flags & IFF_UP);
+    bool is_ours = false;
+    const struct nlattr *a;
+
+    nl_attributes(a, h, sizeof(*i))
+    {
+        int type = mnl_attr_get_type(a);
+
+        if (type == IFLA_IFALIAS)
+            is_ours = strncmp(mnl_attr_get_str(a), ALIAS, strlen(ALIAS)) == 0;
+        else if (type == IFLA_GROUP && mnl_attr_get_u32(a) == DOOMED_GROUP)
+            return false;
+        else if (type == IFLA_IFNAME && !is_numbered(mnl_attr_get_str(a), NET_TAPS))
+            return false;
+        else if (type == IFLA_ADDRESS && mnl_attr_get_payload_len(a) == sizeof(gateway_mac))
+            is_disturbed |= memcmp(mnl_attr_get_payload(a), gateway_mac, sizeof(gateway_mac)) != 0;
+    }
+    return is_ours && is_disturbed;
+}
+
 static int dump(uint16_t type, uint8_t family, nl_each *each, void *arg, struct err *e)
 {
     auto_nl struct nl n = NL_CLOSED;

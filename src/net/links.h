@@ -48,6 +48,10 @@ struct tap_link {
     bool has_carrier; /* somebody has its file open */
 };
 
+/* What an event says of a TAP of ours that is bound: somebody brought it down, or changed its
+ * hardware address. Its routes and its neighbour went with that. */
+bool link_is_disturbed(const struct nlmsghdr *h);
+
 /* The TAPs of ours that there are. The caller frees *out. */
 int links_list(struct tap_link **out, size_t *n_out, struct err *e);
 

@@ -99,6 +99,10 @@ static int write_links(struct upkeep_work *u, struct err *e)
     link_gateway(&n, u->plan, true);
     link_subnet(&n, u->plan, true);
     for (size_t i = 0; i < u->n_bindings; i++) {
+        char name[IFNAMSIZ];
+
+        if (!if_indextoname((unsigned)u->bindings[i].ifindex, name)) /* it ends with its VMM */
+            continue;
         link_prepare(&n, u->bindings[i].ifindex);
         link_bind(&n, u->plan, u->bindings[i].ifindex, u->bindings[i].address);
     }

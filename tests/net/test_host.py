@@ -3,6 +3,7 @@
 import errno
 import re
 import socket
+import subprocess
 import time
 
 import pytest
@@ -135,6 +136,10 @@ def test_a_thousand_slots_come_and_go_and_nothing_is_left(bare):
     bare.settle()
     assert len(bare.taps()) == 1000
     assert bare.counts()["ready"] == 1000
+    repairs = bare.counts()["repairs"]
+    bare.ns.run("nft flush ruleset")
+    until_repaired(bare, repairs)
+    assert bare.ns.run("nft list map ip hypeman outer").count(" : 10.100.") == 1000
     bare.tell("claim 1000")
     bare.tell("release")
     bare.settle()
@@ -237,6 +242,80 @@ def test_routes_the_gateway_and_forwarding_come_back(host, change):
     assert fetch(host.ns, guest.address) == "x"
     assert fetch(guest.ns, OUTSIDE) == "outside"
     assert GATEWAY in host.ns.run("ip addr show lo")
+
+
+@pytest.mark.parametrize("change", [
+    "ip link set TAP down",
+    "ip link set TAP address 02:00:00:00:00:77",
+    "sysctl net.ipv4.conf.out0.forwarding=0",
+])
+def test_what_somebody_did_to_a_tap_or_to_the_uplink_is_put_right(host, change):
+    guest = host.guest()
+    guest.ns.listen(80, hello("x"))
+    host.outside.listen(80, hello("outside"))
+    host.settle()
+    repairs = host.counts()["repairs"]
+    if change.startswith("sysctl"):
+        host.ns.write("/proc/sys/net/ipv4/conf/out0/forwarding", "0")
+    else:
+        host.ns.run(change.replace("TAP", guest.tap))
+    until_repaired(host, repairs)
+    assert fetch(host.ns, guest.address) == "x"
+    assert fetch(guest.ns, OUTSIDE) == "outside"
+
+
+def test_a_ready_tap_that_somebody_removed_is_nobodys_and_another_is_made(host):
+    host.settle()
+    for tap in host.taps():
+        host.ns.run(f"ip link del {tap}")
+        host.until_said(f"somebody removed {tap};")
+    host.settle()
+    assert host.counts()["ready"] == 4 == len(host.taps())
+    guests = [host.guest() for _ in range(5)]
+    for guest in guests:
+        guest.ns.listen(80, hello(guest.tap))
+        assert fetch(host.ns, guest.address) == guest.tap
+    assert "not made ready" not in host.said()
+
+
+def test_the_tap_of_a_guest_that_somebody_removed_is_said_and_is_not_used_again(host):
+    guest = host.guest()
+    host.tell(f"rate {guest.tap} 1000000 1000000")
+    host.settle()
+    host.ns.run(f"ip link del {guest.tap}")
+    host.until_said(f"somebody removed {guest.tap}; the guest at {guest.address} has no network")
+    tap, address = guest.tap, guest.address
+    repairs = host.counts()["repairs"]
+    host.ns.run("nft flush ruleset")  # what is put right leaves it out
+    until_repaired(host, repairs)
+    assert "not all is in place" not in host.said()
+    guest.end()
+    host.settle()
+    assert tap not in host.taps() and tap not in host.ns.run("nft list map ip hypeman outer")
+    again = host.guest(address)
+    again.ns.listen(80, hello("again"))
+    assert fetch(host.ns, address) == "again"
+
+
+def test_rules_that_cannot_be_written_now_are_written_when_they_can(host):
+    """A table of our name that belongs to another process, which alone may change it."""
+    guest = host.guest()
+    guest.ns.listen(80, hello("x"))
+    host.ns.listen(22, hello("host"))
+    host.settle()
+    owner = subprocess.Popen(host.ns.command("nft -i"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    with owner:
+        owner.stdin.write("delete table ip hypeman; add table ip hypeman { flags owner; }\n")
+        owner.stdin.flush()
+        host.until_said("not all is in place")
+        owner.stdin.close()
+    end = time.monotonic() + 60
+    while "masquerade" not in host.ns.run("nft list ruleset"):
+        assert time.monotonic() < end, host.said()
+        time.sleep(0.05)
+    assert fetch(host.ns, guest.address) == "x"
+    with pytest.raises(ConnectionRefusedError):
+        guest.ns.connect((GATEWAY, 22), 5)
 
 
 def test_guests_follow_the_default_route_to_another_uplink(bare):
