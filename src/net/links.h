@@ -23,8 +23,9 @@ void link_prepare(struct nl *n, int ifindex);
 
 /*
  * The outer address leads to this TAP, wherever it led before, and the TAP says so.
- * The permanent neighbour is the inner address: the destination is rewritten before
- * the kernel looks up whose hardware address to use.
+ * Its permanent neighbours are the inner address, since the destination is rewritten before the
+ * kernel looks up whose hardware address to use, and the outer one: a route whose path MTU was
+ * learnt looks up its own.
  */
 void link_bind(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t address);
 void link_unbind(struct nl *n, int ifindex, uint32_t address);

@@ -398,6 +398,7 @@ def test_a_kept_address_moves_to_another_tap(host):
     assert fetch(host.ns, address) == "again"
     host.settle()
     assert host.ns.run("ip route").count(address + " ") == 1
+    assert host.ns.run("ip neigh show nud permanent").count(address + " ") == 1
 
 
 def test_what_waits_in_a_tap_is_not_for_the_next_guest(host):
