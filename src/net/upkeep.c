@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "net/upkeep.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,10 @@ void uplink_set_forwarding(const char *uplink, bool on)
 {
     auto_close int fd = open_setting(uplink, O_WRONLY);
 
-    if (fd < 0 || write(fd, on ? "1" : "0", 1) != 1)
+    if (fd < 0 && errno == ENOENT)
+        log_warn("network: there is no interface %s; guests reach nothing outside until there is",
+                 uplink);
+    else if (fd < 0 || write(fd, on ? "1" : "0", 1) != 1)
         log_warn("network: forwarding on %s: %m", uplink);
 }
 

@@ -337,6 +337,21 @@ def test_guests_follow_the_default_route_to_another_uplink(bare):
     assert fetch(guest.ns, OUTSIDE) == "outside"
 
 
+def test_a_configured_uplink_may_come_later(bare):
+    bare.start("uplink=vpn0")
+    bare.until_said("there is no interface vpn0")
+    bare.settle()
+    guest = bare.guest()
+    bare.outside.listen(80, hello("outside"))
+    with pytest.raises(ConnectionRefusedError):
+        guest.ns.connect((OUTSIDE, 80), 5)  # by out0, which it is not
+    repairs = bare.counts()["repairs"]
+    netns_link(bare.ns, "vpn0", "198.51.101.1/24", bare.router, "in1", "198.51.101.2/24")
+    until_repaired(bare, repairs)
+    bare.ns.run("ip route replace default via 198.51.101.2")
+    assert fetch(guest.ns, OUTSIDE) == "outside"
+
+
 @pytest.mark.parametrize("theirs,chain", [(DOCKER, "ip filter DOCKER-USER"), (FIREWALLD, "inet firewalld filter_FORWARD")])
 def test_a_firewall_that_drops_is_named_with_the_command_that_opens_it(bare, theirs, chain):
     bare.ns.nft(theirs)
