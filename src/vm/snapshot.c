@@ -209,9 +209,22 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
 }
 
 /* Without what says who made it it counts for nothing, whatever becomes of the rest. */
+int snapshot_withdraw(int dir_fd, struct err *e)
+{
+    return unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT
+               ? err_errno(e, "withdraw the snapshot")
+               : 0;
+}
+
 int snapshot_remove(int dir_fd, struct err *e)
 {
-    if (unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT)
-        return err_errno(e, "withdraw the snapshot");
-    return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
+    static const char *const dirs[] = {VMM_SAVE_DIR, VMM_LOAD_DIR, HALF_MADE, VMM_SNAPSHOT_DIR};
+
+    if (snapshot_withdraw(dir_fd, e) < 0)
+        return -1;
+    for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+        if (tree_remove(dir_fd, dirs[i], e) < 0)
+            return -1;
+    }
+    return 0;
 }

@@ -162,7 +162,7 @@ static int bring_up(const struct op *op, struct start *s, const struct vmm_load 
 {
     auto_span span = op_span(op, "hypervisor.start_process");
 
-    if (tree_remove(s->boot->dir_fd, CLOUD_HYPERVISOR_SAVE, e) < 0 || open_files(s, e) < 0 ||
+    if (tree_remove(s->boot->dir_fd, VMM_SAVE_DIR, e) < 0 || open_files(s, e) < 0 ||
         spawn(s, e) < 0)
         return -1;
     if (load && load->started)
@@ -255,19 +255,13 @@ static int make_source(const struct op *op, const struct vmm_boot *boot, struct 
     auto_close int dir_fd = -1;
     auto_close int fd = -1;
 
-    if (tree_remove(boot->dir_fd, CLOUD_HYPERVISOR_LOAD, e) < 0)
+    if (tree_remove(boot->dir_fd, VMM_LOAD_DIR, e) < 0)
         return -1;
-    if (mkdirat(boot->dir_fd, CLOUD_HYPERVISOR_LOAD, 0700) < 0 ||
-        linkat(boot->dir_fd,
-               VMM_SNAPSHOT_STATE,
-               boot->dir_fd,
-               CLOUD_HYPERVISOR_LOAD "/state.json",
-               0) < 0)
+    if (mkdirat(boot->dir_fd, VMM_LOAD_DIR, 0700) < 0 ||
+        linkat(boot->dir_fd, VMM_SNAPSHOT_STATE, boot->dir_fd, VMM_LOAD_DIR "/state.json", 0) < 0)
         return err_errno(e, "link %s", VMM_SNAPSHOT_STATE);
-    fd = openat(boot->dir_fd,
-                CLOUD_HYPERVISOR_LOAD "/config.json",
-                O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                0600);
+    fd = openat(
+        boot->dir_fd, VMM_LOAD_DIR "/config.json", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(e, "write the VM's configuration");
     cloud_hypervisor_config(&config, boot, RAM_OF_SNAPSHOT, cloud_hypervisor_can_landlock());
@@ -310,7 +304,7 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     if (check_memory(&what->boot, e) == 0 && bring_up(op, &s, what, e) == 0 &&
         make_source(op, &what->boot, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
-    (void)tree_remove(what->boot.dir_fd, CLOUD_HYPERVISOR_LOAD, &ignored);
+    (void)tree_remove(what->boot.dir_fd, VMM_LOAD_DIR, &ignored);
     if (rc < 0)
         return -1;
     *out = hand_over(&s);
@@ -358,12 +352,9 @@ static int pause_guest(const struct op *op, const struct vmm_handle *vm, struct 
     return become(op, vm, "PUT vm.pause", VMM_STATUS_PAUSED, e);
 }
 
-/* By then a snapshot that nobody waited for has ended: what it left is of no use. */
 static int resume_guest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    return become(op, vm, "PUT vm.resume", VMM_STATUS_RUNNING, e) < 0
-               ? -1
-               : tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e);
+    return become(op, vm, "PUT vm.resume", VMM_STATUS_RUNNING, e);
 }
 
 /* For a guest whose agent does not answer; one that has no button driver ignores it. */

@@ -21,8 +21,6 @@
 #include "vmm/vmm.h"
 
 #define CLOUD_HYPERVISOR_NIC "net0"
-#define CLOUD_HYPERVISOR_SAVE "save" /* a directory that it fills */
-#define CLOUD_HYPERVISOR_LOAD "load" /* one that it reads */
 
 /* The numbers of the fds that it inherits, the same for a daemon that did not start it. */
 enum { CLOUD_HYPERVISOR_API_FD = 3, CLOUD_HYPERVISOR_EVENTS_FD, CLOUD_HYPERVISOR_RAM_FD };

@@ -151,7 +151,7 @@ void cloud_hypervisor_restore(struct buf *out, const struct vmm_load *load)
     struct jout j = JOUT(out);
 
     jout_open(&j, NULL, '{');
-    jout_str(&j, "source_url", "file://" CLOUD_HYPERVISOR_LOAD);
+    jout_str(&j, "source_url", "file://" VMM_LOAD_DIR);
     if (cloud_hypervisor_version(load->boot.host) >= 52)
         jout_bool(&j, "resume", load->resume);
     if (load->boot.tap_fd >= 0)

@@ -27,8 +27,8 @@
 
 enum { STATE_MAX = 64 << 20 };
 
-#define OWN_STATE CLOUD_HYPERVISOR_SAVE "/state.json"
-#define OWN_MEMORY CLOUD_HYPERVISOR_SAVE "/memory-ranges"
+#define OWN_STATE VMM_SAVE_DIR "/state.json"
+#define OWN_MEMORY VMM_SAVE_DIR "/memory-ranges"
 
 /* Its directory is below its own, so that the name is relative and Landlock lets it. */
 static int write_own(const struct op *op, const struct vmm_handle *vm, struct err *e)
@@ -37,17 +37,13 @@ static int write_own(const struct op *op, const struct vmm_handle *vm, struct er
     struct http_client *c;
     int rc;
 
-    if (tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e) < 0)
+    if (tree_remove(vm->dir_fd, VMM_SAVE_DIR, e) < 0)
         return -1;
-    if (mkdirat(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, 0700) < 0)
+    if (mkdirat(vm->dir_fd, VMM_SAVE_DIR, 0700) < 0)
         return err_errno(e, "create the snapshot's directory");
     c = cloud_hypervisor_client(vm->dir_fd);
-    rc = cloud_hypervisor_call(op,
-                               c,
-                               "PUT vm.snapshot",
-                               "{\"destination_url\":\"file://" CLOUD_HYPERVISOR_SAVE "\"}",
-                               NULL,
-                               e);
+    rc = cloud_hypervisor_call(
+        op, c, "PUT vm.snapshot", "{\"destination_url\":\"file://" VMM_SAVE_DIR "\"}", NULL, e);
     http_client_free(c);
     return rc;
 }
@@ -163,5 +159,5 @@ int cloud_hypervisor_save(const struct op *op, const struct vmm_handle *vm,
         return save_ahead(op, vm, save, e);
     if (write_own(op, vm, e) < 0 || take_files(op, vm, save->snapshot_dir_fd, e) < 0)
         return -1;
-    return tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e);
+    return tree_remove(vm->dir_fd, VMM_SAVE_DIR, e);
 }

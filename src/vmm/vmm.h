@@ -45,6 +45,8 @@
 #define VMM_SNAPSHOT_DIR "snapshot"
 #define VMM_SNAPSHOT_STATE "snapshot/state"
 #define VMM_SNAPSHOT_MEMORY "snapshot/memory"
+#define VMM_SAVE_DIR "save" /* what a VMM writes or reads in a form of its own, while it does */
+#define VMM_LOAD_DIR "load"
 
 struct vmm_driver;
 

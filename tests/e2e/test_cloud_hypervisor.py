@@ -8,7 +8,8 @@ import pytest
 
 import doubled
 from doubled import counts, create, fork, memory_hash, name_on_disk, traces
-from harness import Api, Background, until
+from harness import Api, Background, until, wait_gone
+from sockets import execute
 
 
 def serving(*args, **settings):
@@ -192,6 +193,69 @@ def test_a_delete_preempts_a_snapshot_that_outlives_its_deadline(hasty):
     assert not hasty.instance_dir(made["id"]).exists() and not hasty.vm_processes()
 
 
+def park(daemon, instance, ms):
+    """In a snapshot that takes so long; the request for it."""
+    daemon.faults.write_text(f"park {ms} PUT /api/v1/vm.snapshot\n")
+    asked = Background(daemon.api.request, "POST", f"/instances/{instance['name']}/standby")
+    until("it is in its snapshot", lambda: (daemon.instance_dir(instance["id"]) / "save").exists())
+    return asked
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_daemon_that_ends_in_a_parked_snapshot_leaves_a_vm_that_runs_on_and_no_half_files(ch, number):
+    made = create(ch)
+    asked = park(ch, made, 9000)
+    ch.restart(number)
+    with contextlib.suppress(Exception):
+        asked.result()
+    assert half_made(ch, made), "the VMM is still at it"
+    assert ch.api.get("/instances/vm")["state"] == "Running"
+    busy = ch.api.request("POST", "/instances/vm/standby")
+    assert busy.status == 409 and "recovery" in busy.json()["message"], "the row is held"
+    until("nothing is half made any more", lambda: not half_made(ch, made))
+    until("it runs", lambda: ch.api.get("/instances/vm", fresh=True)["state"] == "Running")
+    assert counts(ch, made)["resumes"] == 1
+    ch.faults.write_text("")
+    assert ch.api.post("/instances/vm/standby")["state"] == "Standby"
+    assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    ch.api.delete("/instances/vm")
+
+
+def test_a_delete_preempts_the_recovery_from_a_parked_snapshot(ch):
+    made = create(ch)
+    park(ch, made, 60000)
+    ch.restart(signal.SIGKILL)
+    ch.api.delete("/instances/vm")
+    assert not ch.instance_dir(made["id"]).exists() and not ch.vm_processes()
+
+
+def test_a_host_that_ends_in_a_snapshot_leaves_no_half_files(ch):
+    made = create(ch)
+    park(ch, made, 60000)
+    pid = ch.vm_pid(made["id"])
+    ch.end(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    ch.start()
+    assert ch.api.get("/instances/vm")["state"] == "Stopped" and not half_made(ch, made)
+    ch.api.delete("/instances/vm")
+
+
+def test_a_daemon_that_ends_in_a_parked_capture_leaves_the_source_running(ch):
+    made = create(ch)
+    ch.faults.write_text("park 9000 PUT /api/v1/vm.snapshot\n")
+    asked = Background(ch.api.request, "POST", "/instances/vm/fork", {"name": "other", "from_running": True})
+    until("it is in its snapshot", lambda: (ch.instance_dir(made["id"]) / "save").exists())
+    ch.restart(signal.SIGTERM)
+    with contextlib.suppress(Exception):
+        asked.result()
+    until("nothing is half made any more", lambda: not half_made(ch, made))
+    until("it runs", lambda: ch.api.get("/instances/vm", fresh=True)["state"] == "Running")
+    assert [p.name for p in (ch.data / "instances").iterdir()] == [made["id"]]
+    ch.faults.write_text("")
+    ch.api.delete("/instances/vm")
+
+
 def test_a_fork_whose_capture_outlives_its_deadline_leaves_the_source_running(hasty):
     made = create(hasty)
     hasty.faults.write_text("park 3000 PUT /api/v1/vm.snapshot\n")
@@ -207,20 +271,26 @@ def test_a_fork_whose_capture_outlives_its_deadline_leaves_the_source_running(ha
 def test_twenty_that_are_parked_in_a_snapshot_keep_nobody_waiting(ch):
     create(ch, "free")
     parked = [create(ch, f"parked-{n}") for n in range(20)]
-    ch.faults.write_text("park 30000 PUT /api/v1/vm.snapshot\n")
+    ch.faults.write_text("park 6000 PUT /api/v1/vm.snapshot\n")
     sleeping = [Background(ch.api.request, "POST", f"/instances/{one['name']}/standby") for one in parked]
-    until("some are parked", lambda: sum(bool(half_made(ch, one)) for one in parked) >= 8)
-    for _ in range(20):
+    until("each is in its snapshot", lambda: all((ch.instance_dir(one["id"]) / "save").exists() for one in parked))
+    for _ in range(10):
         states = {one["name"]: one["state"] for one in ch.api.get("/instances")}
         assert set(states.values()) <= {"Running", "Paused"} and len(states) == 21, states
         assert ch.api.get("/instances/parked-0")["state"] in ("Running", "Paused")
+    said = execute(ch, "free", ["/bin/cat"], [b"hello", b""], stdin_eof=True)
+    assert (said.output, said.code) == (b"hello", 0), said
     assert create(ch, "new")["state"] == "Running"
     assert not any(one.value for one in sleeping), "all that while they were parked"
-    for one in parked:
-        ch.api.delete(f"/instances/{one['name']}")
     for one in sleeping:
-        assert one.result().status == 409
+        assert one.result().status == 200
+    states = {one["name"]: one["state"] for one in ch.api.get("/instances", fresh=True)}
+    assert states == {"free": "Running", "new": "Running", **{one["name"]: "Standby" for one in parked}}
     ch.faults.write_text("")
+    for one in parked:
+        assert ch.api.post(f"/instances/{one['name']}/restore")["state"] == "Running"
+    states = {one["state"] for one in ch.api.get("/instances", fresh=True)}
+    assert states == {"Running"}
     ch.delete_all()
 
 
