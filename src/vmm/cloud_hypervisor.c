@@ -314,32 +314,20 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
 
 /* --- a running one --- */
 
-static int command(const struct op *op, const struct vmm_handle *vm, const char *request,
-                   struct err *e)
-{
-    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
-    int rc = cloud_hypervisor_call(op, c, request, NULL, NULL, e);
-
-    http_client_free(c);
-    return rc;
-}
-
 /* It refuses to be made what it is. */
 static bool is_already(const struct op *op, const struct vmm_handle *vm, enum vmm_status wanted)
 {
-    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
     auto_buf struct buf info = BUF(INFO_MAX);
     struct err ignored = {0};
-    int rc = cloud_hypervisor_call(op, c, "GET vm.info", NULL, &info, &ignored);
 
-    http_client_free(c);
-    return rc == 0 && cloud_hypervisor_status(buf_str(&info), info.len) == wanted;
+    return cloud_hypervisor_command(op, vm, "GET vm.info", NULL, &info, &ignored) == 0 &&
+           cloud_hypervisor_status(buf_str(&info), info.len) == wanted;
 }
 
 static int become(const struct op *op, const struct vmm_handle *vm, const char *request,
                   enum vmm_status wanted, struct err *e)
 {
-    if (command(op, vm, request, e) == 0)
+    if (cloud_hypervisor_command(op, vm, request, NULL, NULL, e) == 0)
         return 0;
     if (e->code != ERR_INTERNAL || !is_already(op, vm, wanted))
         return -1;
@@ -360,13 +348,14 @@ static int resume_guest(const struct op *op, const struct vmm_handle *vm, struct
 /* For a guest whose agent does not answer; one that has no button driver ignores it. */
 static int power_button(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    return command(op, vm, "PUT vm.power-button", e);
+    return cloud_hypervisor_command(op, vm, "PUT vm.power-button", NULL, NULL, e);
 }
 
 const struct vmm_driver cloud_hypervisor_driver = {
     .name = "cloud-hypervisor",
     .binary = "cloud-hypervisor",
     .resumes_in_load = true,
+    .takes_tap_file = true,
     .agent_by_vsock = true,
     .available = available,
     .identity = identity,
@@ -376,6 +365,12 @@ const struct vmm_driver cloud_hypervisor_driver = {
     .save = cloud_hypervisor_save,
     .hold_memory = cloud_hypervisor_hold_memory,
     .load = load,
+    .resize = cloud_hypervisor_resize,
+    .set_balloon = cloud_hypervisor_set_balloon,
+    .add_disk = cloud_hypervisor_add_disk,
+    .add_card = cloud_hypervisor_add_card,
+    .remove_device = cloud_hypervisor_remove_device,
+    .count = cloud_hypervisor_count,
     .power_button = power_button,
     .monitor = &cloud_hypervisor_monitor_driver,
 };

@@ -112,6 +112,16 @@ int cloud_hypervisor_call(const struct op *op, struct http_client *c, const char
     return judge(request, status, buf_str(to), to->len, e);
 }
 
+int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, const char *request,
+                             const char *body, struct buf *answer, struct err *e)
+{
+    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
+    int rc = cloud_hypervisor_call(op, c, request, body, answer, e);
+
+    http_client_free(c);
+    return rc;
+}
+
 /* The fd goes with the first bytes; the request is far smaller than the socket's buffer. */
 static int send_with(int sock, int fd, const struct buf *text, struct err *e)
 {
@@ -156,6 +166,8 @@ static int receive(const struct op *op, int sock, struct buf *in, struct http_an
         buf_append(in, chunk, (size_t)n);
         rc = buf_ok(in) ? http_answer_parse(buf_str(in), in->len, out, e)
                         : err_set(e, ERR_TOO_LARGE, "the answer is too long");
+        if (rc < 0)
+            e->code = ERR_NOT_FOUND; /* of no more use than one that broke */
         if (rc != 0)
             return rc;
     }
@@ -178,6 +190,6 @@ int cloud_hypervisor_call_with(const struct op *op, int dir_fd, int fd, const ch
                body);
     if (sock < 0 || op_sleep(op, 0, e) < 0 || send_with(sock, fd, &text, e) < 0 ||
         receive(op, sock, &in, &a, e) < 0)
-        return -1;
+        return err_wrap(e, "%s", request);
     return judge(request, a.status, a.body, a.body_len, e);
 }

@@ -2,6 +2,7 @@
 #include "vmm/firecracker.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -343,6 +344,15 @@ static int resume_guest(const struct op *op, const struct vmm_handle *vm, struct
     return command(op, vm, "PATCH /vm", "{\"state\":\"Resumed\"}", e);
 }
 
+static int set_balloon(const struct op *op, const struct vmm_handle *vm, uint64_t bytes,
+                       struct err *e)
+{
+    auto_buf struct buf body = BUF(BODY_MAX);
+
+    buf_printf(&body, "{\"amount_mib\":%" PRIu64 "}", bytes >> 20);
+    return command(op, vm, "PATCH /balloon", buf_str(&body), e);
+}
+
 /* For a guest whose agent does not answer; one that has no keyboard driver ignores it. */
 static int power_button(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
@@ -387,6 +397,7 @@ const struct vmm_driver firecracker_driver = {
     .resume = resume_guest,
     .save = firecracker_save,
     .load = load,
+    .set_balloon = set_balloon,
     .power_button = power_button,
     .exit_meaning = firecracker_exit_meaning,
     .monitor = &firecracker_monitor_driver,

@@ -346,6 +346,36 @@ static int qemu_resume(const struct op *op, const struct vmm_handle *vm, struct 
     return command(op, vm, "cont", e);
 }
 
+static uint64_t counter(const json_t *stats, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(stats, name));
+}
+
+static int qemu_count(const struct op *op, const struct vmm_handle *vm, struct vmm_counters *out,
+                      struct err *e)
+{
+    auto_qmp struct qmp q = QMP_CLOSED;
+    json_auto_t *disks = NULL;
+    const json_t *disk;
+    size_t i;
+
+    if (qmp_open(op, vm->dir_fd, VMM_API_SOCKET, &q, e) < 0)
+        return -1;
+    disks = qmp_call(op, &q, "query-blockstats", NULL, e);
+    if (!disks)
+        return -1;
+    json_array_foreach(disks, i, disk)
+    {
+        const json_t *stats = json_object_get(disk, "stats");
+
+        out->disk_read_bytes += counter(stats, "rd_bytes");
+        out->disk_written_bytes += counter(stats, "wr_bytes");
+        out->disk_reads += counter(stats, "rd_operations");
+        out->disk_writes += counter(stats, "wr_operations");
+    }
+    return 0;
+}
+
 /* A microvm has no such button. */
 static int q35_power_button(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
@@ -365,6 +395,7 @@ const struct vmm_driver qemu_microvm_driver = {
     .save = qemu_save,
     .hold_memory = qemu_hold_memory,
     .load = microvm_load,
+    .count = qemu_count,
     .monitor = &qemu_monitor_driver,
 };
 
@@ -381,6 +412,7 @@ const struct vmm_driver qemu_q35_driver = {
     .save = qemu_save,
     .hold_memory = qemu_hold_memory,
     .load = q35_load,
+    .count = qemu_count,
     .power_button = q35_power_button,
     .monitor = &qemu_monitor_driver,
 };

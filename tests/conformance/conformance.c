@@ -6,8 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
-#include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -29,19 +27,13 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "change.h"
 #include "http/client.h"
 #include "rig.h"
 #include "vmm/host.h"
 #include "vmm/sock.h"
 
 enum { SKIPPED = 77 };
-
-static bool lacks(bool has, const char *what)
-{
-    if (!has)
-        print_message("not here: %s\n", what);
-    return !has;
-}
 
 /* --- running --- */
 
@@ -377,15 +369,6 @@ static void a_load_that_fails_says_why_and_keeps_the_snapshot(void **state)
 /* --- devices --- */
 
 /* A TAP that somebody has: -1 where none can be made. */
-static int hold_tap(const char *name)
-{
-    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-
-    (void)snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
-    return fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0 ? take_fd(&fd) : -1;
-}
-
 static void a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused(void **state)
 {
     auto_close int tap_fd = hold_tap("hmconf9");
@@ -794,6 +777,13 @@ int main(int argc, char **argv)
         checked_test(a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused),
         checked_test(a_tap_comes_with_the_request_and_every_fork_brings_its_own),
         checked_test(limits_balloon_and_metrics_are_taken),
+        checked_test(cpus_and_memory_come_and_go_while_it_runs),
+        checked_test(a_vm_with_room_for_more_sleeps_and_is_forked),
+        checked_test(memory_that_was_added_is_not_saved_in_silence),
+        checked_test(the_balloon_is_set_while_it_runs),
+        checked_test(a_disk_comes_and_goes_while_it_runs),
+        checked_test(a_card_comes_and_goes_while_it_runs),
+        checked_test(what_its_devices_did_is_counted),
         checked_test(memory_may_be_served_on_demand),
         checked_test(the_death_of_the_vmm_ends_a_wait_at_once),
         checked_test(a_vmm_that_stands_still_meets_the_deadline),

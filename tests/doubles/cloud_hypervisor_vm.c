@@ -137,6 +137,19 @@ static bool leaves_memory_out(const struct machine *m)
            st.st_nlink > 0;
 }
 
+/* What was added comes first. */
+static int write_memory(const struct machine *m, const char *dir, bool all, struct buf *why)
+{
+    size_t rest = all ? m->vm->memory_size : 0;
+    unsigned char *bytes = calloc(1, m->added + rest);
+    int rc;
+
+    memcpy(bytes + m->added, m->vm->memory, rest);
+    rc = write_file(dir, "memory-ranges", bytes, m->added + rest, why);
+    free(bytes);
+    return rc;
+}
+
 int machine_save(const struct machine *m, const char *dir, struct buf *why)
 {
     bool all = !leaves_memory_out(m);
@@ -148,7 +161,10 @@ int machine_save(const struct machine *m, const char *dir, struct buf *why)
     buf_printf(&manager, "{\"memory_ranges\":{\"data\":[");
     if (all)
         buf_printf(&manager, "{\"gpa\":0,\"length\":%zu}", m->vm->memory_size);
-    buf_puts(&manager, "]},\"arch_mem_regions\":[{\"base\":0,\"size\":18446744073709551615}]}");
+    buf_printf(
+        &manager,
+        "]},\"boot_ram\":%zu,\"arch_mem_regions\":[{\"base\":0,\"size\":18446744073709551615}]}",
+        m->vm->memory_size);
     state = json_pack("{s{s{s{ss}}}sI}",
                       "snapshots",
                       "memory-manager",
@@ -160,8 +176,8 @@ int machine_save(const struct machine *m, const char *dir, struct buf *why)
     rc = write_json(dir, "config.json", m->config, why) < 0
              ? -1
              : write_json(dir, "state.json", state, why);
-    if (rc == 0 && all)
-        rc = write_file(dir, "memory-ranges", m->vm->memory, m->vm->memory_size, why);
+    if (rc == 0 && all + m->added > 0)
+        rc = write_memory(m, dir, all, why);
     json_decref(state);
     buf_free(&manager);
     return rc;

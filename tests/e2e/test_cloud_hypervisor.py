@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cloud Hypervisor by its double, which answers nobody while it is busy: what the daemon makes of it."""
 import contextlib
+import json
 import os
+import pathlib
+import re
 import signal
 
 import pytest
@@ -81,6 +84,51 @@ def test_forks_of_a_running_one_leave_it_running(ch):
     told = counts(ch, source)
     assert (told["pauses"], told["resumes"], told["saves"]) == (1, 1, 1), told
     assert ch.api.post("/instances/source/stop")["exit_code"] == 0, "its agent is connected again after the snapshot"
+    ch.delete_all()
+
+
+def taps(daemon, instance):
+    """Those that its VMM has, by name."""
+    where = pathlib.Path(f"/proc/{daemon.vm_pid(instance['id'])}/fdinfo")
+    return re.findall(r"^iff:\t(\S+)", "\n".join(one.read_text() for one in where.iterdir()), re.M)
+
+
+def test_each_has_a_tap_that_came_with_the_request_and_keeps_it_when_the_daemon_is_another(ch):
+    source = create(ch, "source")
+    ch.api.post("/instances/source/standby")
+    ch.api.post("/instances/source/restore")
+    ch.api.post("/instances/source/standby")
+    forks = [fork(ch, "source", f"fork-{n}") for n in range(2)]
+    seen = [taps(ch, one) for one in forks]
+    assert all(len(one) == 1 for one in seen) and seen[0] != seen[1], seen
+    assert len({one["network"]["ip"] for one in [source, *forks]} - {None}) == 3
+    ch.restart(signal.SIGKILL)
+    assert "has no TAP" not in ch.log_text()
+    assert [taps(ch, one) for one in forks] == seen
+    assert ch.api.get("/instances/fork-0/stats")["network_tx_bytes"] == 0
+    ch.delete_all()
+
+
+def config_of(daemon, instance):
+    """As its VMM tells it."""
+    here = os.open(daemon.instance_dir(instance["id"]), os.O_RDONLY)
+    try:
+        answer = Api(f"/proc/self/fd/{here}/api.sock").open("GET", "/api/v1/vm.info")
+        return json.loads(answer[1].read())["config"]
+    finally:
+        answer[0].close()
+        os.close(here)
+
+
+def test_it_is_made_with_room_for_the_memory_that_may_be_added(ch):
+    made = ch.api.run(name="vm", hypervisor="cloud-hypervisor", size="64MB", overlay_size="16MB", hotplug_size="200MB")
+    for _ in range(2):
+        assert config_of(ch, made)["memory"]["zones"][0]["hotplug_size"] == 256 << 20, "in pieces of 128 MiB"
+        ch.api.post("/instances/vm/standby")
+        assert ch.api.post("/instances/vm/restore")["state"] == "Running"
+    features = {one["name"]: one["features"] for one in ch.api.get("/capabilities")["runtimes"]}
+    assert {"hotplug-memory", "balloon-control"} <= set(features["cloud-hypervisor"])
+    assert "hotplug-memory" not in features["qemu"] and "balloon-control" in features["firecracker"]
     ch.delete_all()
 
 
