@@ -157,11 +157,11 @@ void daemon_start(struct bench *b)
 void daemon_stop(struct bench *b)
 {
     struct op op = {clock_ms() + START_MS, -1};
+    struct proc_exit end;
     struct err e = {0};
 
     must(proc_signal(b->daemon.pidfd, SIGTERM, &e), &e);
-    must(op_wait(&op, b->daemon.pidfd, POLLIN, &e), &e);
-    (void)proc_reap(b->daemon.pidfd);
+    must(proc_wait(&op, b->daemon.pidfd, &end, &e), &e);
     close(take_fd(&b->daemon.pidfd));
     http_client_free(b->client);
     b->client = NULL;

@@ -98,9 +98,8 @@ static int await_exit(struct squash *s, struct err *e)
     auto_free char *text = mem_zalloc(1, MAX_COMPLAINT);
     struct proc_exit end;
 
-    if (op_wait(s->op, s->pidfd, POLLIN, e) < 0)
+    if (proc_wait(s->op, s->pidfd, &end, e) < 0)
         return err_wrap(e, "wait for tar2sqfs");
-    end = proc_reap(s->pidfd);
     close(take_fd(&s->pidfd));
     if (end.code == 0)
         return 0;

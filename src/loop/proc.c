@@ -27,6 +27,7 @@ enum {
     FIRST_PASSED_FD = 3,
     MAX_PASSED_FDS = 24,
     SAFE_FD = FIRST_PASSED_FD + MAX_PASSED_FDS, /* above every number we dup2() onto */
+    TRACER_POLL_MS = 1,                         /* a tracer's letting go wakes no pidfd */
 };
 
 int proc_pidfd(pid_t pid)
@@ -275,24 +276,38 @@ int proc_signal(int pidfd, int sig, struct err *e)
     return 0;
 }
 
-struct proc_exit proc_reap(int pidfd)
+bool proc_reap(int pidfd, struct proc_exit *out)
 {
     siginfo_t info = {0};
 
-    if (waitid((idtype_t)P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
-        return (struct proc_exit){0};
-    return (struct proc_exit){
+    *out = (struct proc_exit){0};
+    if (waitid((idtype_t)P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0)
+        return true; /* not our child */
+    if (info.si_pid == 0)
+        return false;
+    *out = (struct proc_exit){
         .known = true,
         .code = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status,
     };
+    return true;
+}
+
+int proc_wait(const struct op *op, int pidfd, struct proc_exit *out, struct err *e)
+{
+    if (op_wait(op, pidfd, POLLIN, e) < 0)
+        return -1;
+    while (!proc_reap(pidfd, out)) {
+        if (op_sleep(op, TRACER_POLL_MS, e) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 int proc_kill(const struct op *op, int pidfd, struct err *e)
 {
-    if (proc_signal(pidfd, SIGKILL, e) < 0 || op_wait(op, pidfd, POLLIN, e) < 0)
-        return -1;
-    (void)proc_reap(pidfd);
-    return 0;
+    struct proc_exit end;
+
+    return proc_signal(pidfd, SIGKILL, e) < 0 ? -1 : proc_wait(op, pidfd, &end, e);
 }
 
 /* Takes the program's output until it closes its end. */
@@ -348,12 +363,11 @@ int proc_run(const struct op *op, const struct proc_spec *spec, struct buf *out,
     if (pidfd < 0)
         return -1;
     close(take_fd(&write_fd));
-    if (collect_output(op, read_fd, out, e) < 0 || op_wait(op, pidfd, POLLIN, e) < 0) {
+    if (collect_output(op, read_fd, out, e) < 0 || proc_wait(op, pidfd, &end, e) < 0) {
         last_moment.deadline_ms = clock_ms() + 10000;
         (void)proc_kill(&last_moment, pidfd, &ignored);
         return err_wrap(e, "run %s", spec->argv->v[0]);
     }
-    end = proc_reap(pidfd);
     if (end.code != 0)
         return err_set(e,
                        ERR_INTERNAL,

@@ -41,7 +41,7 @@ struct proc_spec {
     ((struct proc_spec){                                                                           \
         .argv = (arguments), .cwd_fd = -1, .stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1})
 
-/* Starts a program in its own session. Returns its pidfd. The caller reaps it with proc_reap(). */
+/* Starts a program in its own session. Returns its pidfd. The caller reaps it. */
 int proc_spawn(const struct proc_spec *spec, struct proc_id *id_out, struct err *e);
 
 /* Finds a process that an earlier run of the daemon started. ERR_NOT_FOUND once it has gone. */
@@ -58,8 +58,14 @@ struct proc_exit {
     int code;   /* as a shell reports it: the exit code, or 128 plus the signal */
 };
 
-/* Once the pidfd is readable. */
-struct proc_exit proc_reap(int pidfd);
+/*
+ * Once the pidfd is readable. False while a debugger holds what has ended (ptrace(2): the tracer
+ * is told first, and only what it lets go is ours): ask again a little later.
+ */
+bool proc_reap(int pidfd, struct proc_exit *out);
+
+/* Waits for the end, also until a debugger has let go, and reaps. */
+int proc_wait(const struct op *op, int pidfd, struct proc_exit *out, struct err *e);
 
 /* SIGKILL, wait until it is gone, reap. Only an op that ends early can make it fail. */
 int proc_kill(const struct op *op, int pidfd, struct err *e);

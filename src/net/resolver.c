@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/parse.h"
-#include "loop/proc.h"
+#include "loop/ending.h"
 
 enum { KILL_MS = 5000, SOON_MS = 500, LATE_MS = 60000, WORDS_MAX = 300, PATH_SIZE = 160 };
 
@@ -25,7 +25,7 @@ struct resolver {
     const char *program;
     const char *dir;
     int pidfd; /* -1: none runs */
-    struct watch end;
+    struct ending end;
     int words_fd; /* what it prints; only the last of it is of interest, once it has ended */
     struct watch words;
     char last[WORDS_MAX];
@@ -64,6 +64,10 @@ static void take_words(struct watch *w, uint32_t events)
     char *line;
 
     (void)events;
+    if (n == 0) { /* it has closed its end: a watch would be called for ever */
+        loop_unwatch(r->loop, &r->words);
+        r->words.fd = 0;
+    }
     if (n <= 0)
         return;
     text[n] = '\0';
@@ -77,29 +81,37 @@ static void let_go(struct resolver *r)
 {
     if (r->pidfd < 0)
         return;
-    if (r->end.fd > 0)
-        loop_unwatch(r->loop, &r->end);
+    ending_forget(&r->end);
     if (r->words.fd > 0)
         loop_unwatch(r->loop, &r->words);
-    r->end.fd = r->words.fd = 0;
+    r->words.fd = 0;
     close(take_fd(&r->words_fd));
     close(take_fd(&r->pidfd));
 }
 
-static void ended(struct watch *w, uint32_t events)
+static void end_it(struct resolver *r)
 {
-    struct resolver *r = container_of(w, struct resolver, end);
-    bool was_well = clock_ms() - r->started_ms > LATE_MS;
-    struct proc_exit how;
+    struct op op = {clock_ms() + KILL_MS, -1};
+    struct err e = {0};
 
-    take_words(&r->words, events);
-    how = proc_reap(r->pidfd);
+    if (r->pidfd >= 0 && proc_kill(&op, r->pidfd, &e) < 0)
+        log_warn("network: dnsmasq: %s", e.msg);
+    let_go(r);
+}
+
+static void ended(struct ending *end, const struct proc_exit *how)
+{
+    struct resolver *r = container_of(end, struct resolver, end);
+    bool was_well = clock_ms() - r->started_ms > LATE_MS;
+
+    if (r->words.fd > 0)
+        take_words(&r->words, EPOLLIN);
     r->delay_ms = was_well || r->delay_ms == 0 ? SOON_MS : r->delay_ms * 2;
     if (r->delay_ms > LATE_MS)
         r->delay_ms = LATE_MS;
     log_error("network: guests' names: dnsmasq ended with status %d (%s); it is started again in "
               "%d ms",
-              how.code,
+              how->code,
               r->last,
               (int)r->delay_ms);
     let_go(r);
@@ -129,9 +141,11 @@ static int start(struct resolver *r, struct err *e)
         close(take_fd(&r->words_fd));
         return -1;
     }
-    if (loop_watch(r->loop, &r->words, r->words_fd, EPOLLIN, e) < 0)
-        return -1;
-    return loop_watch(r->loop, &r->end, r->pidfd, EPOLLIN, e);
+    if (loop_watch(r->loop, &r->words, r->words_fd, EPOLLIN, e) == 0 &&
+        ending_await(r->loop, &r->end, r->pidfd, e) == 0)
+        return 0;
+    end_it(r);
+    return -1;
 }
 
 static void start_again(struct timer *t)
@@ -142,7 +156,6 @@ static void start_again(struct timer *t)
     if (start(r, &e) == 0)
         return;
     log_error("network: guests' names: %s", e.msg);
-    let_go(r);
     loop_timer_start(r->loop, &r->again, LATE_MS);
 }
 
@@ -202,14 +215,9 @@ struct resolver *resolver_new(struct loop *loop, const struct net_plan *plan, co
 
 void resolver_free(struct resolver *r)
 {
-    struct op op = {clock_ms() + KILL_MS, -1};
-    struct err e = {0};
-
     if (!r)
         return;
     loop_timer_stop(r->loop, &r->again);
-    if (r->pidfd >= 0 && proc_kill(&op, r->pidfd, &e) < 0)
-        log_warn("network: dnsmasq: %s", e.msg);
-    let_go(r);
+    end_it(r);
     free(r);
 }

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -256,13 +255,11 @@ void live_kill_silent(struct instance *row)
     live_kill(row);
 }
 
-static void process_ended(struct watch *watch, uint32_t events)
+static void process_ended(struct ending *end, const struct proc_exit *how)
 {
-    struct vm_live *live = container_of(watch, struct vm_live, exit_watch);
+    struct vm_live *live = container_of(end, struct vm_live, end);
 
-    (void)events;
-    loop_unwatch(live->world->loop, watch);
-    live->exit = proc_reap(live->pidfd);
+    live->exit = *how;
     live->exited = true;
     if (live->agent)
         agent_drain(live->agent);
@@ -284,10 +281,10 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
     live->pidfd = pidfd;
     live->slot = slot;
     live->frozen_fd = -1;
-    live->exit_watch.fn = process_ended;
+    live->end.fn = process_ended;
     live->guest = guest_new(w->loop);
     row->live = live;
-    if (loop_watch(w->loop, &live->exit_watch, pidfd, EPOLLIN, &e) < 0) {
+    if (ending_await(w->loop, &live->end, pidfd, &e) < 0) {
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
@@ -312,8 +309,7 @@ void live_detach(struct vm_world *w, struct instance *row)
     row->live = NULL;
     e = live_end_of_work(row);
     guest_free(live->guest, &e);
-    if (live->exit_watch.fd > 0 && !live->exited)
-        loop_unwatch(w->loop, &live->exit_watch);
+    ending_forget(&live->end);
     loop_timer_stop(w->loop, &live->greeting);
     live_tell_frozen(live, 2);
     vmm_monitor_close(live->monitor);

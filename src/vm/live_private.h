@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "loop/proc.h"
+#include "loop/ending.h"
 #include "vm/live.h"
 #include "vm/prober.h"
 #include "wire/config_disk.h"
@@ -23,7 +23,7 @@ struct vm_live {
     struct instance *row; /* lives as long as we do: a row with a live process is not freed */
     uint64_t boot;        /* what the guest calls its run */
     int pidfd;
-    struct watch exit_watch;
+    struct ending end;
     struct vmm_monitor *monitor;
     bool is_ready; /* the monitor takes questions */
     bool is_asked; /* one waits for that */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/last_words.h"
 
-#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,9 +37,8 @@ int last_words_explain(const struct last_words_source *s, struct err *e)
     const char *meaning;
     char words[LAST_WORDS_SIZE];
 
-    if (op_wait(&short_wait, *s->pidfd, POLLIN, &ignored) < 0)
+    if (proc_wait(&short_wait, *s->pidfd, &end, &ignored) < 0)
         return -1;
-    end = proc_reap(*s->pidfd);
     close(take_fd(s->pidfd));
     last_words(s->log_fd, s->log_from, words);
     meaning = s->meaning ? s->meaning(end.code) : NULL;

@@ -220,12 +220,9 @@ int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms,
 
     if (!ended && vm->driver->power_button && clock_ms() < until) {
         press_button(op, vm, until - clock_ms());
-        ended = ends_within(op, vm->pidfd, until - clock_ms());
+        (void)ends_within(op, vm->pidfd, until - clock_ms());
     }
-    if (ended) {
-        (void)proc_reap(vm->pidfd);
-        return 0;
-    }
+    /* Also one that has ended by itself: it is reaped there, and a signal harms it no more. */
     last_moment.deadline_ms = clock_ms() + KILL_MS;
     return proc_kill(&last_moment, vm->pidfd, e) < 0 ? failed("kill", vm->name, e) : 0;
 }

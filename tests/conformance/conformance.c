@@ -99,6 +99,7 @@ static void a_guest_that_resets_ends_its_vm(void **state)
     struct err e = {0};
     struct vmm_boot b;
     struct rig r;
+    struct proc_exit end;
 
     (void)state;
     if (lacks(subject.is_firecracker, "a keyboard controller"))
@@ -108,7 +109,8 @@ static void a_guest_that_resets_ends_its_vm(void **state)
     b = boot_of(&r);
     boot_with(&r, &b);
     assert_int_equal(op_wait(&op, r.process.pidfd, POLLIN, &e), 0);
-    assert_int_equal(proc_reap(r.process.pidfd).code, 0);
+    assert_true(proc_reap(r.process.pidfd, &end));
+    assert_int_equal(end.code, 0);
     close(take_fd(&r.process.pidfd));
     rig_end(&r);
 }

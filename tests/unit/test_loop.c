@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "loop/beside.h"
+#include "loop/ending.h"
 #include "loop/jobs.h"
 #include "loop/loop.h"
 #include "loop/proc.h"
@@ -293,18 +295,18 @@ static void timers_fire_in_order(void **state)
 }
 
 struct child {
-    struct watch watch;
+    struct ending ending;
     struct fixture *f;
     int pidfd;
+    int code; /* that it is to end with */
 };
 
-static void child_exited(struct watch *w, uint32_t events)
+static void child_exited(struct ending *ending, const struct proc_exit *how)
 {
-    struct child *c = container_of(w, struct child, watch);
+    struct child *c = container_of(ending, struct child, ending);
 
-    (void)events;
-    assert_int_equal(proc_reap(c->pidfd).code, 7);
-    loop_unwatch(c->f->loop, w);
+    assert_true(how->known);
+    assert_int_equal(how->code, c->code);
     close(c->pidfd);
     one_done(c->f);
 }
@@ -323,11 +325,10 @@ static void a_hundred_children_are_watched_by_pidfd(void **state)
         struct proc_id id;
         struct err e = {0};
 
-        children[i] = (struct child){.watch.fn = child_exited, .f = f};
+        children[i] = (struct child){.ending.fn = child_exited, .f = f, .code = 7};
         children[i].pidfd = proc_spawn(&spec, &id, &e);
         assert_true(children[i].pidfd >= 0);
-        assert_int_equal(loop_watch(f->loop, &children[i].watch, children[i].pidfd, EPOLLIN, &e),
-                         0);
+        assert_int_equal(ending_await(f->loop, &children[i].ending, children[i].pidfd, &e), 0);
         f->left++;
     }
     run(f);
@@ -411,6 +412,75 @@ static void a_process_is_adopted_by_pid_and_start_time(void **state)
     close(pidfd);
 }
 
+/* A debugger of another process: it says that it holds pid, and lets go when it is told to. */
+static pid_t hold_as_debugger(pid_t pid, int let_go_fd, int *held_out)
+{
+    int fds[2];
+    char held = 'n';
+    pid_t tracer;
+
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    tracer = fork();
+    assert_true(tracer >= 0);
+    if (tracer == 0) {
+        held = ptrace(PTRACE_SEIZE, pid, NULL, NULL) == 0 ? 'y' : 'n';
+        (void)!write(fds[1], &held, 1);
+        (void)!read(let_go_fd, &held, 1);
+        _exit(0);
+    }
+    assert_int_equal(read(fds[0], &held, 1), 1);
+    close(fds[0]);
+    close(fds[1]);
+    *held_out = held == 'y';
+    return tracer;
+}
+
+struct debugger {
+    struct timer patience;
+    int let_go[2];
+    pid_t pid;
+};
+
+static void let_go(struct timer *t)
+{
+    assert_int_equal(write(container_of(t, struct debugger, patience)->let_go[1], "y", 1), 1);
+}
+
+static void what_a_debugger_holds_is_reaped_when_it_lets_go(void **state)
+{
+    struct fixture *f = *state;
+    struct op op = {clock_ms() + 20000, -1};
+    struct op at_once = {clock_ms(), -1};
+    struct debugger debugger = {.patience.fn = let_go};
+    struct child c = {.ending.fn = child_exited, .f = f, .code = 128 + SIGKILL};
+    struct err e = {0};
+    struct proc_exit end;
+    struct proc_id id;
+    int held;
+
+    c.pidfd = spawn_sleep(&id);
+    assert_int_equal(pipe2(debugger.let_go, O_CLOEXEC), 0);
+    debugger.pid = hold_as_debugger(id.pid, debugger.let_go[0], &held);
+    assert_int_equal(proc_signal(c.pidfd, SIGKILL, &e), 0);
+    assert_int_equal(op_wait(&op, c.pidfd, POLLIN, &e), 0);
+    if (held) {
+        assert_false(proc_reap(c.pidfd, &end));
+        assert_int_equal(proc_kill(&at_once, c.pidfd, &e), -1);
+        assert_int_equal(e.code, ERR_TIMEOUT);
+    } else
+        print_message("no right to trace here: only half of this is tested\n");
+    assert_int_equal(ending_await(f->loop, &c.ending, c.pidfd, &e), 0);
+    loop_timer_start(f->loop, &debugger.patience, 30);
+    f->left++;
+    run(f);
+    loop_timer_stop(f->loop, &debugger.patience);
+    (void)!write(debugger.let_go[1], "y", 1);
+    assert_int_equal(waitpid(debugger.pid, NULL, 0), debugger.pid);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    close(debugger.let_go[0]);
+    close(debugger.let_go[1]);
+}
+
 static void a_helper_program_is_run_to_its_end(void **state)
 {
     auto_argv struct argv argv = {0};
@@ -484,6 +554,8 @@ int main(void)
         checked_test(spawn_reports_why_exec_failed),
         checked_test(a_child_inherits_only_what_it_was_given),
         checked_test(a_process_is_adopted_by_pid_and_start_time),
+        cmocka_unit_test_setup_teardown(
+            what_a_debugger_holds_is_reaped_when_it_lets_go, setup, teardown),
         checked_test(a_helper_program_is_run_to_its_end),
         checked_test(what_goes_on_beside_is_waited_for),
     };

@@ -185,6 +185,7 @@ static void live_and_die(const struct vmm_driver *driver)
                          'a' + VMM_EVENT_LOST,
                          '\0'};
     struct pollfd gone = {.events = POLLIN};
+    struct proc_exit end;
 
     setup_rig(&r);
     boot(&r, driver);
@@ -201,7 +202,8 @@ static void live_and_die(const struct vmm_driver *driver)
 
     gone.fd = r.process.pidfd;
     assert_int_equal(poll(&gone, 1, 5000), 1);
-    assert_int_equal(proc_reap(r.process.pidfd).code, 0);
+    assert_true(proc_reap(r.process.pidfd, &end));
+    assert_int_equal(end.code, 0);
     close(take_fd(&r.process.pidfd));
     end_rig(&r);
 }
