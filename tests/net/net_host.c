@@ -26,6 +26,7 @@
  * A VMM is played by a thread that carries frames, with their virtio headers, between
  * the TAP of the slot and one in the guest's namespace.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -57,6 +58,8 @@ enum { OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN };
 
 struct guest {
     struct net_slot *slot;
+    struct port_map ports[PORT_MAPS_MAX]; /* all that it was told to publish */
+    size_t n_ports;
     int host_fd;
     int guest_fd;
     atomic_bool ends;
@@ -163,6 +166,7 @@ static void end_guest(const char *tap)
         close(g->guest_fd);
         net_release(net, g->slot);
         g->slot = NULL;
+        g->n_ports = 0;
     }
     say("ok");
 }
@@ -185,19 +189,23 @@ static void limit(const char *tap, char *rest)
 
 static void publish(const char *tap, char *rest)
 {
-    struct port_map p = {.is_udp = strcmp(strsep(&rest, " "), "udp") == 0};
     struct guest *g = guests;
+    struct port_map *p;
     struct err e = {0};
     uint64_t port = 0;
 
-    (void)address_parse(strsep(&rest, " "), &p.host_ip);
-    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
-    p.host_port = (uint16_t)port;
-    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
-    p.guest_port = (uint16_t)port;
     while (!g->slot || strcmp(g->slot->tap, tap) != 0)
         g++;
-    g->slot->ports = port_set_new(g->slot->address, &p, 1);
+    assert(g->n_ports < PORT_MAPS_MAX);
+    p = &g->ports[g->n_ports++];
+    p->is_udp = strcmp(strsep(&rest, " "), "udp") == 0;
+    (void)address_parse(strsep(&rest, " "), &p->host_ip);
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p->host_port = (uint16_t)port;
+    (void)parse_u64(strsep(&rest, " "), 1, 65535, &port);
+    p->guest_port = (uint16_t)port;
+    port_set_free(g->slot->ports); /* what it opened stays open */
+    g->slot->ports = port_set_new(g->slot->address, g->ports, g->n_ports);
     if (net_bind(net, g->slot, &e) < 0)
         printf("error %s\n", e.msg);
     else
