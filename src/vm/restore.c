@@ -70,6 +70,7 @@ static void enter_running(struct vm_op *op, const struct proc_id *process)
     vm_run_enter(&op->run, VM_RUNNING, VM_BY_REQUEST, wall_us());
     op->run.started_us = op->run.since_us;
     op->run.stopped_us = 0;
+    op->run.restarts = 0;
 }
 
 static int commit_and_run(struct vm_op *op, restore_commit *commit, struct err *e)

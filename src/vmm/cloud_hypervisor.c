@@ -61,6 +61,7 @@ bool cloud_hypervisor_can_landlock(void)
 struct start {
     const struct vmm_boot *boot;
     int api_fd, events_fd, ram_fd; /* ours until it has them: else a dead one gives no EOF */
+    enum cloud_hypervisor_memory memory;
     int serial_fd;
     int log_fd;
     off_t log_from;
@@ -202,7 +203,7 @@ static int configure(const struct op *op, struct start *s, struct err *e)
     auto_buf struct buf config = BUF(BODY_MAX);
     auto_buf struct buf nic = BUF(BODY_MAX);
 
-    cloud_hypervisor_config(&config, s->boot, RAM_BY_FD, cloud_hypervisor_can_landlock());
+    cloud_hypervisor_config(&config, s->boot, s->memory, cloud_hypervisor_can_landlock());
     if (say(op, s, "PUT vm.create", buf_str(&config), e) < 0)
         return -1;
     if (s->boot->tap_fd < 0)
@@ -216,13 +217,25 @@ static struct vmm_process hand_over(struct start *s)
     return (struct vmm_process){.id = s->process.id, .pidfd = take_fd(&s->process.pidfd)};
 }
 
+/* Where we may not make what it leaves out of its snapshots, it has its own. */
+static int make_memory(struct start *s, struct err *e)
+{
+    s->ram_fd = ram_disk_file(s->boot->memory_bytes, e);
+    if (s->ram_fd >= 0)
+        return 0;
+    s->memory = RAM_OF_ITS_OWN;
+    if (e->code != ERR_UNSUPPORTED)
+        return -1;
+    err_clear(e);
+    return 0;
+}
+
 static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_process *out,
                 struct err *e)
 {
     auto_start struct start s = nothing_yet(what);
 
-    s.ram_fd = ram_disk_file(what->memory_bytes, e);
-    if (s.ram_fd < 0 || bring_up(op, &s, NULL, e) < 0 || configure(op, &s, e) < 0 ||
+    if (make_memory(&s, e) < 0 || bring_up(op, &s, NULL, e) < 0 || configure(op, &s, e) < 0 ||
         say(op, &s, "PUT vm.boot", NULL, e) < 0)
         return -1;
     *out = hand_over(&s);
@@ -304,9 +317,10 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     if (check_memory(&what->boot, e) == 0 && bring_up(op, &s, what, e) == 0 &&
         make_source(op, &what->boot, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
-    (void)tree_remove(what->boot.dir_fd, VMM_LOAD_DIR, &ignored);
-    if (rc < 0)
+    if (rc < 0) { /* else it goes with the snapshot, when nobody waits */
+        (void)tree_remove(what->boot.dir_fd, VMM_LOAD_DIR, &ignored);
         return -1;
+    }
     *out = hand_over(&s);
     *running_out = what->resume;
     return 0;

@@ -32,7 +32,11 @@ unsigned cloud_hypervisor_version(const struct vmm_host *host); /* 53; 0: none *
 bool cloud_hypervisor_can_landlock(void);
 
 /* The bodies of requests, pure. */
-enum cloud_hypervisor_memory { RAM_BY_FD, RAM_OF_SNAPSHOT };
+enum cloud_hypervisor_memory {
+    RAM_BY_FD,
+    RAM_OF_ITS_OWN, /* a memfd that it makes */
+    RAM_OF_SNAPSHOT,
+};
 void cloud_hypervisor_config(struct buf *out, const struct vmm_boot *boot,
                              enum cloud_hypervisor_memory memory, bool landlock);
 void cloud_hypervisor_nic(struct buf *out, const struct vmm_boot *boot);

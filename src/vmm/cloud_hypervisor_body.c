@@ -34,7 +34,7 @@ static void put_memory(struct jout *j, const struct vmm_boot *boot,
 
     if (memory == RAM_BY_FD)
         buf_printf(&file, "/proc/self/fd/%d", CLOUD_HYPERVISOR_RAM_FD);
-    else
+    else if (memory == RAM_OF_SNAPSHOT)
         buf_puts(&file, VMM_SNAPSHOT_MEMORY);
     jout_open(j, "memory", '{');
     jout_int(j, "size", 0);
@@ -46,8 +46,9 @@ static void put_memory(struct jout *j, const struct vmm_boot *boot,
     jout_int(j, "size", (int64_t)boot->memory_bytes);
     if (room > 0)
         jout_int(j, "hotplug_size", (int64_t)room);
-    jout_str(j, "file", buf_str(&file));
-    jout_bool(j, "shared", memory == RAM_BY_FD);
+    if (file.len > 0)
+        jout_str(j, "file", buf_str(&file));
+    jout_bool(j, "shared", memory != RAM_OF_SNAPSHOT);
     jout_close(j, '}');
     jout_close(j, ']');
     jout_close(j, '}');

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -19,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -238,6 +240,40 @@ static void *load_beside(void *arg)
 
     l->rc = try_load(&l->r, &l->what, &l->runs, &l->e);
     return NULL;
+}
+
+/* The right to mount, for what is started from here on. */
+static bool set_mount_right(bool has)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+
+    if (syscall(SYS_capget, &head, data) < 0)
+        return false;
+    data[0].effective &= ~(1U << CAP_SYS_ADMIN);
+    if (has)
+        data[0].effective |= data[0].permitted & (1U << CAP_SYS_ADMIN);
+    return syscall(SYS_capset, &head, data) == 0;
+}
+
+/* Which it writes into its snapshot itself. */
+static void a_guest_whose_ram_has_no_file_system_sleeps_and_is_forked(void **state)
+{
+    uint32_t before;
+    struct rig source;
+    struct rig fork;
+
+    (void)state;
+    rig_init(&source, NULL);
+    assert_true(set_mount_right(false));
+    boot(&source);
+    before = sleep_vm(&source, -1);
+    assert_true(set_mount_right(true));
+    clone_rig(&source, &fork, false);
+    load(&fork, true);
+    (void)sleep_once_beyond(&fork, -1, subject.is_double ? before - 1 : before);
+    rig_end_one(&fork);
+    rig_end(&source);
 }
 
 static void forks_load_at_once_while_the_source_runs(void **state)
@@ -773,6 +809,7 @@ int main(int argc, char **argv)
         checked_test(a_cancelled_start_leaves_nothing),
         checked_test(a_running_guest_is_not_saved),
         checked_test(a_snapshot_goes_on_where_it_was_taken),
+        checked_test(a_guest_whose_ram_has_no_file_system_sleeps_and_is_forked),
         checked_test(forks_load_at_once_while_the_source_runs),
         checked_test(a_difference_makes_a_whole_memory_and_leaves_the_base_alone),
         checked_test(a_load_that_fails_says_why_and_keeps_the_snapshot),

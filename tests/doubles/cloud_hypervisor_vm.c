@@ -55,6 +55,17 @@ static void describe_devices(struct machine *m)
         json_pack("{ss}", "uds_path", text(json_object_get(m->config, "vsock"), "socket")));
 }
 
+/* One without a file has a memfd. */
+static int open_zone(const struct machine *m, const char *file)
+{
+    int fd;
+
+    if (*file)
+        return open(file, (m->is_shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    fd = memfd_create("ch_ram", MFD_CLOEXEC);
+    return fd >= 0 && ftruncate(fd, (off_t)m->vm->memory_size) == 0 ? fd : -1;
+}
+
 static int map_zone(struct machine *m, struct buf *why)
 {
     const json_t *memory = json_object_get(m->config, "memory");
@@ -62,10 +73,10 @@ static int map_zone(struct machine *m, struct buf *why)
     int fd;
 
     m->is_shared = json_is_true(json_object_get(zone, "shared"));
-    fd = open(text(zone, "file"), (m->is_shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    m->vm->memory_size = (size_t)json_integer_value(json_object_get(zone, "size"));
+    fd = open_zone(m, text(zone, "file"));
     if (fd < 0)
         return failed(why, "Failed to create shared file");
-    m->vm->memory_size = (size_t)json_integer_value(json_object_get(zone, "size"));
     m->vm->memory = mmap(NULL,
                          m->vm->memory_size,
                          PROT_READ | PROT_WRITE,

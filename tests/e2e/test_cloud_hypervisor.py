@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cloud Hypervisor by its double, which answers nobody while it is busy: what the daemon makes of it."""
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -349,8 +350,57 @@ def test_a_guest_that_restarts_its_machine_stays_and_its_restarts_are_counted(ch
         tell(ch, made, "/double/reboot")
         until("it is told", lambda times=times: times in (ch.api.get("/instances/vm")["exit_message"] or ""))
         ch.api.wait("vm", "Running")
+    ch.end(signal.SIGKILL)
+    tell(ch, made, "/double/reboot")
+    ch.start()
+    until("what nobody saw is told", lambda: "3 times so far" in ch.api.get("/instances/vm")["exit_message"])
+    ch.restart(signal.SIGKILL)
+    ch.api.wait("vm", "Running")
+    assert "3 times so far" in ch.api.get("/instances/vm")["exit_message"], "none is counted twice"
     assert ch.vm_pid(made["id"]) == pid
     ch.api.delete("/instances/vm")
+
+
+def test_its_events_stay_a_small_file_and_are_read_on(ch):
+    made = create(ch)
+    events = ch.instance_dir(made["id"]) / "events.json"
+    one = '{\n  "timestamp": {\n    "secs": 1,\n    "nanos": 2\n  },\n  "source": "virtio-device",\n  "event": "reset",\n  "properties": null\n}\n\n'
+    for _ in range(2):
+        with events.open("a") as f:
+            f.write(one * 3000)
+        until("its head is given back", lambda: events.stat().st_blocks * 512 <= 128 * 1024)
+        tell(ch, made, "/api/v1/vm.pause")
+        until("what follows is seen", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+        tell(ch, made, "/api/v1/vm.resume")
+        until("what follows is seen", lambda: ch.api.get("/instances/vm")["state"] == "Running")
+    ch.restart(signal.SIGKILL)
+    tell(ch, made, "/api/v1/vm.pause")
+    until("it is seen by the next daemon", lambda: ch.api.get("/instances/vm")["state"] == "Paused")
+    ch.api.delete("/instances/vm")
+
+
+def test_it_filters_its_system_calls_and_is_confined_where_the_kernel_can(ch):
+    made = create(ch)
+    arguments = ch.vm_processes()[ch.vm_pid(made["id"])]
+    assert arguments[arguments.index("--seccomp") + 1] == "true"
+    version = ctypes.CDLL(None).syscall(444, None, 0, 1)  # landlock_create_ruleset
+    config = config_of(ch, made)
+    assert config.get("landlock_enable", False) == (version >= 3)
+    assert version < 3 or config["landlock_rules"] == [{"path": ".", "access": "rw"}]
+    ch.api.delete("/instances/vm")
+
+
+@pytest.mark.parametrize("faults, words", [("keeps-on 0\n", None), ("keeps-on 0\nrefuse 0 PUT /api/v1/vm.power-button\n", "did not end by itself")], ids=["the button", "SIGKILL"])
+def test_a_guest_that_does_not_hear_its_agent_gets_the_button_and_then_the_kill(tmp_path, rootfs, faults, words):
+    with serving(tmp_path, rootfs, INSTANCES__STOP_TIMEOUT="1s") as ch:
+        made = create(ch)
+        ch.faults.write_text(faults)
+        log = ch.instance_dir(made["id"]) / "app.log"
+        stopped = ch.api.post("/instances/vm/stop")
+        assert stopped["state"] == "Stopped" and not ch.vm_processes()
+        assert ("the button was pressed" in log.read_text()) == (words is None)
+        assert words is None or words in stopped["exit_message"], stopped
+        ch.api.delete("/instances/vm")
 
 
 def test_the_default_is_the_best_that_the_host_can_run(tmp_path, rootfs):
