@@ -58,9 +58,6 @@ int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, c
 int cloud_hypervisor_call_with(const struct op *op, int dir_fd, int fd, const char *request,
                                const char *body, struct err *e);
 
-/* A connection to the one in that directory. Free with http_client_free(). */
-struct http_client *cloud_hypervisor_client(int dir_fd);
-
 /* What "vm.info" says. */
 enum vmm_status cloud_hypervisor_status(const char *json, size_t len);
 

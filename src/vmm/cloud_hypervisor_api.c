@@ -10,8 +10,10 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "base/parse.h"
+#include "base/scm.h"
 #include "vmm/http_answer.h"
 #include "vmm/sock.h"
+#include "vmm/start.h"
 
 enum { ANSWER_MAX = 256 * 1024, REQUEST_MAX = 64 * 1024, CHUNK = 4096, REASON_MAX = 400 };
 
@@ -25,14 +27,6 @@ unsigned cloud_hypervisor_version(const struct vmm_host *host)
     (void)snprintf(major, sizeof(major), "%s", host->cloud_hypervisor_version);
     major[strcspn(major, ".-+")] = '\0';
     return parse_u64(major, 1, 9999, &n) ? (unsigned)n : 0;
-}
-
-struct http_client *cloud_hypervisor_client(int dir_fd)
-{
-    char path[64];
-
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir_fd, VMM_API_SOCKET);
-    return http_client_new(path);
 }
 
 enum vmm_status cloud_hypervisor_status(const char *json, size_t len)
@@ -115,7 +109,7 @@ int cloud_hypervisor_call(const struct op *op, struct http_client *c, const char
 int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, const char *request,
                              const char *body, struct buf *answer, struct err *e)
 {
-    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
+    struct http_client *c = vmm_api_client(vm->dir_fd);
     int rc = cloud_hypervisor_call(op, c, request, body, answer, e);
 
     http_client_free(c);
@@ -125,22 +119,7 @@ int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, c
 /* The fd goes with the first bytes; the request is far smaller than the socket's buffer. */
 static int send_with(int sock, int fd, const struct buf *text, struct err *e)
 {
-    struct iovec iov = {.iov_base = text->data, .iov_len = text->len};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.bytes,
-                         .msg_controllen = sizeof(control.bytes)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    if (sendmsg(sock, &msg, MSG_NOSIGNAL) != (ssize_t)text->len) {
+    if (scm_send(sock, text->data, text->len, fd) != (ssize_t)text->len) {
         err_errno(e, "send a request with a file");
         e->code = ERR_NOT_FOUND;
         return -1;

@@ -44,9 +44,6 @@ void firecracker_load_body(struct buf *out, const struct vmm_load *load);
 int firecracker_call(const struct op *op, struct http_client *c, const char *request,
                      const char *body, struct buf *answer, struct err *e);
 
-/* The connection of a job to a running one. Free with http_client_free(). */
-struct http_client *firecracker_client(const struct vmm_handle *vm);
-
 int firecracker_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                      struct err *e);
 

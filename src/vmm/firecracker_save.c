@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/mem.h"
+#include "vmm/start.h"
 
 enum { PIECE = 1 << 20 };
 
@@ -142,7 +143,7 @@ int firecracker_save(const struct op *op, const struct vmm_handle *vm, const str
     if (path_of(save->snapshot_dir_fd, dir, e) < 0)
         return -1;
     firecracker_snapshot(&body, dir, save->is_difference);
-    c = firecracker_client(vm);
+    c = vmm_api_client(vm->dir_fd);
     rc = firecracker_call(op, c, "PUT /snapshot/create", buf_str(&body), NULL, e);
     http_client_free(c);
     if (rc < 0 || close_to_others(save->snapshot_dir_fd, e) < 0)
