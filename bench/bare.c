@@ -15,8 +15,9 @@
 #include "vm/overlay.h"
 #include "vmm/qemu.h"
 #include "vmm/sock.h"
+#include "wire/config_disk.h"
 
-enum { MEMORY = 256 << 20 };
+enum { MEMORY = 256 << 20, BOOT_MS = 120000 };
 
 void bare_keep_disks(struct bench *b, struct bare *bare)
 {
@@ -38,73 +39,105 @@ void bare_keep_disks(struct bench *b, struct bare *bare)
     json_decref(row);
 }
 
-/* One file of a cpio archive, and its end. */
-static void put_cpio(struct buf *out, const char *name, const struct buf *content)
+/* One file of a cpio archive, or its end. */
+static void put_cpio(struct buf *out, const struct bare_file *file)
 {
     static const char zeros[4];
 
     buf_printf(out,
                "070701%08x%08x%08x%08x%08x%08x%08zx%08x%08x%08x%08x%08zx%08x%s",
                1U,
-               content ? 0100755U : 0U,
+               file->mode,
                0U,
                0U,
                1U,
                0U,
-               content ? content->len : 0,
+               file->content ? file->content->len : 0,
                0U,
                0U,
                0U,
                0U,
-               strlen(name) + 1,
+               strlen(file->name) + 1,
                0U,
-               name);
+               file->name);
     buf_append(out, zeros, 1);
     buf_append(out, zeros, -out->len & 3);
-    if (content)
-        buf_append(out, content->data, content->len);
+    if (file->content)
+        buf_append(out, file->content->data, file->content->len);
     buf_append(out, zeros, -out->len & 3);
 }
 
+static char *guest_file(const struct bench *b, const char *name)
+{
+    auto_free char *build = mem_strdup(b->binary);
+    char *end = strrchr(build, '/');
+
+    if (end)
+        *end = '\0';
+    return mem_printf("%s/guest/%s", build, name);
+}
+
 /* The initramfs with one more archive behind it, whose files come over those of the first. */
-static char *with_init(struct bench *b, const char *initramfs, const char *init)
+static char *with_files(struct bench *b, const char *initramfs, const struct bare_file *files,
+                        size_t n)
 {
     auto_buf struct buf all = BUF(64 << 20);
-    auto_buf struct buf program = BUF(16 << 20);
     struct err e = {0};
 
     must(file_read(AT_FDCWD, initramfs, &all, &e), &e);
-    must(file_read(AT_FDCWD, init, &program, &e), &e);
-    put_cpio(&all, "init", &program);
-    put_cpio(&all, "TRAILER!!!", NULL);
+    for (size_t i = 0; i < n; i++)
+        put_cpio(&all, &files[i]);
+    put_cpio(&all, &(struct bare_file){.name = "TRAILER!!!"});
     must(file_replace(b->root_fd, "initramfs", 0644, all.data, all.len, &e), &e);
     return mem_printf("%s/initramfs", b->root);
 }
 
-void bare_prepare(struct bench *b, struct bare *bare, const char *init)
+void bare_prepare_with(struct bench *b, struct bare *bare, const struct bare_file *files, size_t n)
 {
     struct op op = {clock_ms() + 20000, -1};
     struct err e = {0};
-    auto_free char *build = mem_strdup(b->binary);
-    char *end = strrchr(build, '/');
-    auto_free char *kernel = NULL;
-    auto_free char *initramfs = NULL;
-    struct vmm_host_settings settings = {.accel = ACCEL_AUTO};
+    auto_free char *kernel = guest_file(b, "vmlinux");
+    auto_free char *initramfs = guest_file(b, "initramfs.cpio");
+    auto_free char *both = n > 0 ? with_files(b, initramfs, files, n) : NULL;
+    struct vmm_host_settings settings = {
+        .accel = ACCEL_AUTO, .kernel = kernel, .initramfs = both ? both : initramfs};
 
-    if (end)
-        *end = '\0';
-    kernel = mem_printf("%s/guest/vmlinux", build);
-    initramfs = mem_printf("%s/guest/initramfs.cpio", build);
-    if (init) {
-        auto_free char *program = mem_printf("%s/guest/%s", build, init);
-        char *both = with_init(b, initramfs, program);
-
-        free(initramfs);
-        initramfs = both;
-    }
-    settings.kernel = kernel;
-    settings.initramfs = initramfs;
     must(vmm_host_probe(&op, &settings, &bare->host, &e), &e);
+}
+
+void bare_prepare(struct bench *b, struct bare *bare, const char *init)
+{
+    auto_free char *path = init ? guest_file(b, init) : NULL;
+    auto_buf struct buf program = BUF(16 << 20);
+    struct err e = {0};
+
+    if (init)
+        must(file_read(AT_FDCWD, path, &program, &e), &e);
+    bare_prepare_with(b, bare, &(struct bare_file){"init", 0100755, &program}, init ? 1 : 0);
+}
+
+void bare_configure(struct bare *bare, const char *config_json)
+{
+    auto_buf struct buf disk = BUF(2 * CONFIG_MAX);
+    struct err e = {0};
+
+    config_disk_make(&disk, config_json, strlen(config_json));
+    must(file_replace(bare->dir_fd, VMM_CONFIG_DISK, 0600, disk.data, disk.len, &e), &e);
+}
+
+char *bare_wait_output(struct bare *bare, const char *text)
+{
+    struct op op = {clock_ms() + BOOT_MS, -1};
+    struct err e = {0};
+
+    for (;;) {
+        auto_buf struct buf log = BUF(1 << 20);
+
+        if (file_read(bare->dir_fd, VMM_SERIAL_LOG, &log, &e) == 0 && strstr(buf_str(&log), text))
+            return mem_strdup(buf_str(&log));
+        err_clear(&e);
+        must(op_sleep(&op, 5, &e), &e);
+    }
 }
 
 static int memory_fd(void)
@@ -130,6 +163,7 @@ void bare_start(struct bare *bare)
     int fds[4];
 
     must(vmm_clear_sockets(bare->dir_fd, &e), &e);
+    (void)unlinkat(bare->dir_fd, VMM_SERIAL_LOG, 0);
     fds[0] = sock_listen(bare->dir_fd, VMM_API_SOCKET, &e);
     fds[1] = sock_listen(bare->dir_fd, VMM_EVENTS_SOCKET, &e);
     fds[2] = sock_listen(bare->dir_fd, VMM_AGENT_SOCKET, &e);

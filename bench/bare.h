@@ -18,7 +18,19 @@ struct bare {
  * none), a file's name beside the initramfs. */
 void bare_prepare(struct bench *b, struct bare *bare, const char *init);
 
+/* The same with any files over those of the initramfs. */
+struct bare_file {
+    const char *name;
+    unsigned mode;             /* with its type */
+    const struct buf *content; /* NULL: none */
+};
+void bare_prepare_with(struct bench *b, struct bare *bare, const struct bare_file *files, size_t n);
+
+/* What its guest has printed, once that holds the text; the caller's. */
+char *bare_wait_output(struct bare *bare, const char *text);
+
 /* The disks of the instance "bench" become its own. */
 void bare_keep_disks(struct bench *b, struct bare *bare);
+void bare_configure(struct bare *bare, const char *config_json); /* instead of its config disk */
 void bare_start(struct bare *bare);
 void bare_end(struct bare *bare);

@@ -45,11 +45,11 @@ struct bench {
     int clients;
     const char *hypervisor; /* "firecracker": the real one that HYPEMAN_TEST_FIRECRACKER names, else
                                its double; NULL: the daemon's choice */
-    const char *filesystem; /* of the data directory, on a loop device; NULL: that of /tmp */
+    const char *filesystem; /* of the data directory, on a loop device; NULL: that of TMPDIR */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
 
-    char root[64]; /* temporary directory, removed at the end */
+    char root[256]; /* temporary directory, removed at the end */
     int root_fd;
     bool is_mounted;
     struct vmm_process daemon;
@@ -138,8 +138,16 @@ double now_us(void);
 __attribute__((noreturn, format(printf, 1, 2))) void give_up(const char *fmt, ...);
 void must(int rc, const struct err *e); /* gives up with e when rc < 0 */
 
+/* --- answer.c --- */
+void measure_first_answers(struct bench *b);
+
+/* --- connections.c; the first in a network namespace of ours, the other with such a VM --- */
+void measure_connections(struct bench *b);
+void measure_usage_calls(struct bench *b, const char *name);
+
 /* The benchmarks. */
 void bench_boot(struct bench *b);
+void bench_start(struct bench *b);
 void bench_footprint(struct bench *b);
 void bench_standby(struct bench *b);
 void bench_restore(struct bench *b);

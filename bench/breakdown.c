@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a fork cost outside of our own spans: the VMM's faults, and its start alone. */
+/* What a fork cost outside of our own spans: the VMM's faults. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,14 +9,10 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/parse.h"
 #include "bench.h"
-#include "vmm/sock.h"
-
-enum { START_MS = 20000 };
 
 pid_t vmm_pid(const struct bench *b, const char *id)
 {
@@ -83,34 +79,4 @@ void breakdown_print(const struct bench *b, const struct phases *p, int i, const
                   " major_faults=%.0f bytes_read=%.0f\n",
                   major_faults(pid),
                   proc_number(pid, "io", "read_bytes: "));
-}
-
-double bare_start_ms(struct bench *b)
-{
-    auto_argv struct argv argv = {0};
-    struct proc_spec spec = PROC_SPEC(&argv);
-    struct op op = {clock_ms() + START_MS, -1};
-    struct err e = {0};
-    auto_close int dir_fd = -1;
-    auto_close int pidfd = -1;
-    auto_close int fd = -1;
-    struct proc_id id;
-    double began;
-    double ms;
-
-    must(dir_ensure(b->root_fd, "bare", 0700, &e), &e);
-    dir_fd = dir_open(b->root_fd, "bare", &e);
-    argv_push(&argv, getenv("HYPERVISOR__FIRECRACKER_BINARY_PATH"));
-    argv_push(&argv, "--api-sock");
-    argv_push(&argv, "api.sock");
-    spec.cwd_fd = dir_fd;
-    began = now_us();
-    pidfd = proc_spawn(&spec, &id, &e);
-    must(pidfd, &e);
-    while ((fd = sock_connect(dir_fd, "api.sock", &e)) < 0) /* as soon as can be */
-        err_clear(&e);
-    ms = (now_us() - began) / 1000;
-    must(proc_kill(&op, pidfd, &e), &e);
-    must(tree_remove(b->root_fd, "bare", &e), &e);
-    return ms;
 }

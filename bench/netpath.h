@@ -30,9 +30,14 @@ struct netpath {
 void netpath_open(struct netpath *p, bool is_bare);
 void netpath_close(struct netpath *p);
 
-/* Nanoseconds a packet, from the host's socket to the TAP's file, and the other way. */
+/* Nanoseconds of processor time a packet, from the host's socket to the TAP's file, and the other
+ * way. */
 double netpath_to_guest_ns(const struct netpath *p, int packets);
 double netpath_to_host_ns(const struct netpath *p, int packets);
 
-/* Megabytes a second over TCP from the host into the guest's namespace. */
-double netpath_bulk(struct netpath *p, int megabytes);
+/* TCP from the host into the guest's namespace. Its rate depends on who else is on the machine. */
+struct netpath_bulk {
+    double mb_s;
+    double cpu_us; /* a megabyte, of all that take part */
+};
+struct netpath_bulk netpath_bulk(struct netpath *p, int megabytes);

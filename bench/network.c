@@ -1,35 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * network: slots by how many there are, the mapping beside a bare routed TAP, and a
- * fork to its first answer over HTTP. Needs the rights to make network namespaces.
+ * network: a fork to its first answer over HTTP, slots by how many there are, counts of
+ * connections, and the mapping beside a bare routed TAP. Needs the rights to make
+ * network namespaces.
  */
-#include <arpa/inet.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
+#include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "base/cleanup.h"
-#include "base/clock.h"
-#include "base/file.h"
-#include "base/json.h"
 #include "base/mem.h"
 #include "bench.h"
 #include "net/net.h"
 #include "netpath.h"
 
 enum {
-    FORKS = 10,
     TURNS = 50, /* of binding, and of giving back */
     PAIRS = 10,
     PACKETS = 20000,
     MEGABYTES = 64,
-    ANSWER_MS = 30000,
 };
 
 /* --- the pool --- */
@@ -77,7 +66,8 @@ static void pool_open(struct pool *p, unsigned ready)
         .inner_address = "192.0.0.2/29",
         .inner_gateway = "192.0.0.1",
         .dns = "",
-        .uplink = "lo", /* any that is there */
+        .dnsmasq = "/nonexistent", /* a process is no part of it */
+        .uplink = "lo",            /* any that is there */
         .host_ports = "",
         .ready = ready,
     };
@@ -171,16 +161,20 @@ static void measure_pool(struct bench *b, unsigned n)
 /* --- the mapping beside a bare routed TAP, in turns --- */
 
 struct path_costs {
-    struct samples to_guest, to_host, bulk;
+    struct samples to_guest, to_host, bulk, bulk_cpu;
 };
 
 static void cross(struct netpath *p, struct path_costs *c)
 {
+    struct netpath_bulk bulk = netpath_bulk(p, MEGABYTES);
+
     samples_add(&c->to_guest, netpath_to_guest_ns(p, PACKETS));
     samples_add(&c->to_host, netpath_to_host_ns(p, PACKETS));
-    samples_add(&c->bulk, netpath_bulk(p, MEGABYTES));
+    samples_add(&c->bulk, bulk.mb_s);
+    samples_add(&c->bulk_cpu, bulk.cpu_us);
 }
 
+/* Of pairs: before the rows of either, which sort. */
 static void ratio_row(struct bench *b, const char *name, const struct samples *of,
                       const struct samples *to)
 {
@@ -197,6 +191,7 @@ static void path_costs_free(struct path_costs *c)
     samples_free(&c->to_guest);
     samples_free(&c->to_host);
     samples_free(&c->bulk);
+    samples_free(&c->bulk_cpu);
 }
 
 static void measure_mapping(struct bench *b)
@@ -212,126 +207,33 @@ static void measure_mapping(struct bench *b)
         cross(i % 2 ? &mapped : &bare, i % 2 ? &ours : &theirs);
         cross(i % 2 ? &bare : &mapped, i % 2 ? &theirs : &ours);
     }
+    ratio_row(b, "packet_to_guest_ratio", &ours.to_guest, &theirs.to_guest);
+    ratio_row(b, "packet_to_host_ratio", &ours.to_host, &theirs.to_host);
+    ratio_row(b, "bulk_ratio", &ours.bulk, &theirs.bulk);
+    ratio_row(b, "bulk_cpu_ratio", &ours.bulk_cpu, &theirs.bulk_cpu);
     bench_row(b, "mapped_to_guest", "ns", &ours.to_guest);
     bench_row(b, "bare_to_guest", "ns", &theirs.to_guest);
     bench_row(b, "mapped_to_host", "ns", &ours.to_host);
     bench_row(b, "bare_to_host", "ns", &theirs.to_host);
     bench_row(b, "mapped_bulk", "MB/s", &ours.bulk);
     bench_row(b, "bare_bulk", "MB/s", &theirs.bulk);
-    ratio_row(b, "packet_to_guest_ratio", &ours.to_guest, &theirs.to_guest);
-    ratio_row(b, "packet_to_host_ratio", &ours.to_host, &theirs.to_host);
-    ratio_row(b, "bulk_ratio", &ours.bulk, &theirs.bulk);
+    bench_row(b, "mapped_bulk_cpu", "us/MB", &ours.bulk_cpu);
+    bench_row(b, "bare_bulk_cpu", "us/MB", &theirs.bulk_cpu);
     netpath_close(&mapped);
     netpath_close(&bare);
     path_costs_free(&ours);
     path_costs_free(&theirs);
 }
 
-/* --- a fork to its first answer --- */
-
-static void web_image(struct bench *b)
-{
-    struct err e = {0};
-    auto_close int bin_fd = -1;
-    auto_buf struct buf busybox = BUF(16 << 20);
-    auto_free char *body = mem_printf(
-        "{\"name\":\"web\",\"source\":\"dir:%s/web\",\"cmd\":[\"/bin/busybox\",\"httpd\","
-        "\"-f\",\"-p\",\"80\",\"-h\",\"/bin\"]}",
-        b->root);
-
-    must(dir_ensure(b->root_fd, "web", 0755, &e), &e);
-    must(dir_ensure(b->root_fd, "web/bin", 0755, &e), &e);
-    bin_fd = openat(b->root_fd, "web/bin", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    must(file_read(AT_FDCWD, "/bin/busybox", &busybox, &e), &e);
-    must(file_replace(bin_fd, "busybox", 0755, busybox.data, busybox.len, &e), &e);
-    must(file_replace(bin_fd, "index.html", 0644, "hello\n", 6, &e), &e);
-    (void)api(b, "POST /images/import", body, 201);
-}
-
-static uint32_t address_in(const char *answer)
-{
-    json_auto_t *row = json_loads(answer, 0, NULL);
-    const char *ip = json_string_value(json_object_get(json_object_get(row, "network"), "ip"));
-    uint32_t address;
-
-    if (!ip || !address_parse(ip, &address))
-        give_up("the instance has no address; has this host no network to offer?");
-    return address;
-}
-
-/* One request; false if it came to nothing. */
-static bool ask(uint32_t address)
-{
-    static const char request[] = "GET /index.html HTTP/1.0\r\n\r\n";
-    struct sockaddr_in to = {
-        .sin_family = AF_INET, .sin_port = htons(80), .sin_addr.s_addr = htonl(address)};
-    auto_close int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    char answer[512];
-
-    return connect(fd, (const struct sockaddr *)&to, sizeof(to)) == 0 &&
-           write(fd, request, sizeof(request) - 1) == (ssize_t)sizeof(request) - 1 &&
-           read(fd, answer, sizeof(answer)) > 0;
-}
-
-static void until_answer(uint32_t address)
-{
-    int64_t end = clock_ms() + ANSWER_MS;
-
-    while (!ask(address)) {
-        if (clock_ms() > end)
-            give_up("no answer over HTTP");
-        (void)poll(NULL, 0, 5);
-    }
-}
-
-static void measure_forks(struct bench *b)
-{
-    struct samples request = {0};
-    struct samples answer = {0};
-    struct samples total = {0};
-    struct phases phases = {0};
-    int n = b->iterations ? b->iterations : FORKS;
-
-    web_image(b);
-    until_answer(
-        address_in(api(b,
-                       "POST /instances",
-                       "{\"name\":\"web\",\"image\":\"web\",\"size\":\"256MB\",\"vcpus\":1}",
-                       201)));
-    (void)api(b, "POST /instances/web/standby", NULL, 200);
-    for (int i = 0; i < n; i++) {
-        double began = now_us();
-        const char *row = api(
-            b, "POST /instances/web/fork", "{\"name\":\"fork\",\"target_state\":\"Running\"}", 201);
-        double forked = now_us();
-        json_auto_t *doc = json_loads(row, 0, NULL);
-
-        until_answer(address_in(row));
-        samples_add(&request, (forked - began) / 1000);
-        samples_add(&answer, (now_us() - forked) / 1000);
-        samples_add(&total, (now_us() - began) / 1000);
-        phases_add(b, &phases, "instances.fork", json_string_value(json_object_get(doc, "id")));
-        delete_vm(b, "fork");
-    }
-    delete_vm(b, "web");
-    bench_row(b, "fork_request", "ms", &request);
-    bench_row(b, "fork_to_first_answer", "ms", &answer);
-    bench_row(b, "fork_and_answer", "ms", &total);
-    phases_rows(b, &phases);
-    samples_free(&request);
-    samples_free(&answer);
-    samples_free(&total);
-    phases_free(&phases);
-}
-
 void bench_network(struct bench *b)
 {
     static const unsigned sizes[] = {10, 100, 1000};
 
-    measure_forks(b);
+    measure_first_answers(b);
     if (unshare(CLONE_NEWNET) < 0)
         give_up("make a network namespace: %m");
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         measure_pool(b, sizes[i]);
+    measure_connections(b);
     measure_mapping(b);
 }

@@ -11,7 +11,7 @@ int stream_connect(const struct bench *b)
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    (void)snprintf(to.sun_path, sizeof(to.sun_path), "%s/h.sock", b->root);
+    (void)snprintf(to.sun_path, sizeof(to.sun_path), "/proc/self/fd/%d/h.sock", b->root_fd);
     if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)
         give_up("connect to the daemon: %m");
     return fd;

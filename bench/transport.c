@@ -61,11 +61,12 @@ static void ask(const struct transport *t, char what, uint64_t count)
     put(t, request, sizeof(request));
 }
 
-double transport_echo_us(struct transport *t)
+double transport_echo_us(struct transport *t, enum echo_byte byte)
 {
+    char what = (char)byte;
     double began = now_us();
 
-    put(t, "x", 1);
+    put(t, &what, 1);
     get(t, 1);
     return now_us() - began;
 }
@@ -77,16 +78,17 @@ void transport_echoes(struct transport *t)
 
 double transport_mb_s(struct transport *t, char what, uint64_t count)
 {
+    bool is_to = what == 's' || what == 'w';
     double began = now_us();
 
     ask(t, what, count);
-    for (uint64_t left = count; what == 's' && left > 0;) {
+    for (uint64_t left = count; is_to && left > 0;) {
         size_t n = left < sizeof(bytes) ? (size_t)left : sizeof(bytes);
 
         put(t, bytes, n);
         left -= n;
     }
-    get(t, what == 's' ? 1 : count);
+    get(t, is_to ? 1 : count);
     return (double)count / (now_us() - began);
 }
 
@@ -100,7 +102,7 @@ void transport_open(struct bench *b, struct transport *t)
     t->fd = sock_connect(t->bare.dir_fd, VMM_AGENT_SOCKET, &e);
     must(t->fd, &e);
     ask(t, 'e', 1);
-    (void)transport_echo_us(t); /* it has booted */
+    (void)transport_echo_us(t, ECHO_AT_ONCE); /* it has booted */
 }
 
 void transport_close(struct transport *t)
@@ -142,8 +144,8 @@ static const struct ws_events events = {on_binary, on_text, on_closed};
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request)
 {
     struct op op = {clock_ms() + WAIT_MS, -1};
-    auto_free char *path = mem_printf("/instances/bench/%s", what);
-    static char where[128];
+    auto_free char *path = mem_printf("/instances/%s", what);
+    static char where[320];
     struct err e = {0};
 
     (void)snprintf(where, sizeof(where), "%s/h.sock", b->root);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What exec and cp are measured with: the bare transport to a guest that only echoes,
- * and a WebSocket to the daemon's instance "bench".
+ * and a WebSocket to one of the daemon's instances.
  */
 #pragma once
 
 #include "bare.h"
 #include "cli/wsock.h"
+#include "echo.h"
 
 struct transport {
     struct bare bare;
@@ -15,9 +16,9 @@ struct transport {
 
 void transport_open(struct bench *b, struct transport *t); /* once "bench" was made */
 void transport_close(struct transport *t);
-void transport_echoes(struct transport *t);    /* from here on it only does */
-double transport_echo_us(struct transport *t); /* one byte there and back */
-double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* 's' to it, 'g' from it */
+void transport_echoes(struct transport *t);                         /* from here on it only does */
+double transport_echo_us(struct transport *t, enum echo_byte byte); /* there and back */
+double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* as echo_init.c */
 
 struct socket {
     struct wsock ws;
@@ -26,6 +27,7 @@ struct socket {
     char text[512];   /* the last text message */
     bool is_final;    /* it was "exitCode", "result" or a final "end" */
 };
+/* what: "NAME/exec" or "NAME/cp". */
 void socket_open(struct bench *b, struct socket *s, const char *what, const char *request);
 void socket_send(struct socket *s, const void *data, size_t len);
 void socket_text(struct socket *s, const char *text);

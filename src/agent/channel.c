@@ -20,6 +20,7 @@ enum {
     PORT_WAIT_MS = 2000,
     OUT_MAX = 8 * 1024 * 1024, /* never reached: streams stop at the next one */
     OUT_FULL = 128 * 1024,
+    PORT_PIECE = 4096, /* what a port reads at once: a buffer of the driver's */
 };
 
 static bool is_our_port(const char *entry)
@@ -63,6 +64,14 @@ static bool has_console_device(void)
     return found;
 }
 
+/* Nobody is woken because what was sent has gone; only who waits for room. */
+static void watch_port(struct channel *c)
+{
+    source_want(c->poller,
+                &c->port,
+                EPOLLIN | (c->out.len > 0 ? EPOLLOUT : 0u) | (c->is_up ? 0u : EPOLLET));
+}
+
 static void disconnected(struct channel *c)
 {
     c->is_up = false;
@@ -85,7 +94,7 @@ static void use(struct channel *c, int fd)
 {
     c->port.fd = fd;
     c->is_up = fd >= 0; /* the first read tells */
-    source_want(c->poller, &c->port, EPOLLIN | EPOLLOUT | EPOLLET);
+    watch_port(c);
 }
 
 /* The host has one connection; a newer one means that the last one is over. */
@@ -136,7 +145,7 @@ int channel_wait_for_port(void)
 
 void channel_use(struct channel *c, struct poller *p, int fd, void (*ready)(struct channel *c))
 {
-    *c = (struct channel){.poller = p, .out = BUF(OUT_MAX), .ready = ready};
+    *c = (struct channel){.poller = p, .out = BUF(OUT_MAX), .ready = ready, .may_have_more = true};
     frame_reader_init(&c->in);
     c->in.keeps_memory = true;
     source_init(&c->port, -1, port_ready);
@@ -160,13 +169,14 @@ void channel_close(struct channel *c)
     source_close(c->poller, &c->listener);
 }
 
-/* Reads once; false when there is nothing. */
-static bool fill(struct channel *c)
+/* Reads once; *more_out: there may be more, since a port gives one page at a time. */
+static bool fill(struct channel *c, bool *more_out)
 {
     size_t room;
     void *at = frame_reader_space(&c->in, &room);
     ssize_t n = read(c->port.fd, at, room);
 
+    *more_out = n >= PORT_PIECE;
     if (n > 0) {
         c->is_up = true;
         frame_reader_filled(&c->in, (size_t)n);
@@ -190,9 +200,11 @@ int channel_next(struct channel *c, struct frame *out)
             return 1;
         if (rc < 0)
             frame_reader_resync(&c->in); /* we cannot hang up; the host begins anew */
-        else if (!fill(c))
-            return 0;
+        else if (!c->may_have_more || !fill(c, &c->may_have_more))
+            break;
     }
+    c->may_have_more = true; /* when we are asked again */
+    watch_port(c);
     return 0;
 }
 
@@ -218,9 +230,18 @@ void channel_flush(struct channel *c)
         ssize_t n = write(c->port.fd, c->out.data, c->out.len);
 
         if (n <= 0)
-            return;
+            break;
         buf_consume(&c->out, (size_t)n);
     }
+    watch_port(c);
+}
+
+void channel_pass(struct channel *c, const void *frame, size_t len)
+{
+    ssize_t n = c->is_up && c->out.len == 0 ? write(c->port.fd, frame, len) : 0;
+    size_t gone = n > 0 ? (size_t)n : 0;
+
+    buf_append(&c->out, (const char *)frame + gone, len - gone);
 }
 
 bool channel_is_full(const struct channel *c)

@@ -5,8 +5,8 @@
  * the VM has.
  *
  * While no host is connected the serial port polls as readable and hung up,
- * always, so it is watched edge-triggered: the kernel wakes us when the host
- * comes or goes or something arrives, and an idle guest does not run. A vsock
+ * always, so then it is watched edge-triggered: the kernel wakes us when the host
+ * comes or something arrives, and an idle guest does not run. A vsock
  * connection that ends is closed; after a restore the host makes a new one.
  */
 #pragma once
@@ -23,6 +23,7 @@ struct channel {
     struct source listener; /* vsock; fd -1 without */
     bool is_up;             /* a host is connected, as far as we know */
     bool is_ours;           /* it has said HELLO and got ours */
+    bool may_have_more;     /* to read, without another wait */
     struct frame_reader in;
     struct buf out;
     void (*ready)(struct channel *c); /* something happened: channel_next() tells */
@@ -44,6 +45,9 @@ int channel_next(struct channel *c, struct frame *out);
 void channel_hello(struct channel *c, const char *nonce);
 void channel_put(struct channel *c, uint8_t type, uint32_t stream, const struct buf *json);
 void channel_flush(struct channel *c);
+
+/* A frame that is there already: to the host without a copy here, as far as it takes it. */
+void channel_pass(struct channel *c, const void *frame, size_t len);
 
 /* Whether there is so much to send already that streams had better wait. */
 bool channel_is_full(const struct channel *c);

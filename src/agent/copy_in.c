@@ -256,35 +256,18 @@ static int take(struct copy *c, const struct frame *f, struct buf *kept, struct 
     }
 }
 
-static int take_all(struct copy *c, int in_fd, struct err *e)
+static int take_all(struct copy *c, struct worker *w, struct err *e)
 {
     auto_buf struct buf kept = BUF(FRAME_MAX);
-    struct frame_reader in;
     struct frame f;
     int rc = 0;
 
-    frame_reader_init(&in);
-    in.synchronised = true;
-    in.keeps_memory = true;
-    while (rc == 0) {
-        size_t room;
-        void *at = frame_reader_space(&in, &room);
-        ssize_t n = read(in_fd, at, room);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            rc = err_set(e, ERR_INVALID, "the copy broke off");
-        else
-            frame_reader_filled(&in, (size_t)n);
-        while (rc == 0 && (rc = frame_next(&in, &f, e)) == 1)
-            rc = take(c, &f, &kept, e);
-    }
-    frame_reader_free(&in);
+    while (rc == 0)
+        rc = worker_next(w, &f, e) < 0 ? -1 : take(c, &f, &kept, e);
     return rc;
 }
 
-void copy_in(int in_fd, int out_fd, const char *root)
+void copy_in(struct worker *w, const char *root)
 {
     struct copy c = {.root_fd = -1, .fd = -1};
     struct err e = {0};
@@ -295,12 +278,12 @@ void copy_in(int in_fd, int out_fd, const char *root)
         if (c.root_fd < 0)
             err_errno(&e, "%s", root);
     }
-    if (e.code == ERR_NONE && take_all(&c, in_fd, &e) < 0)
+    if (e.code == ERR_NONE && take_all(&c, w, &e) < 0)
         error = errno;
     leave_directories(&c, NULL);
     if (c.fd >= 0)
         (void)close(c.fd);
     if (c.root_fd >= 0)
         (void)close(c.root_fd);
-    worker_done(out_fd, c.bytes, error, &e);
+    worker_done(w, c.bytes, error, &e);
 }

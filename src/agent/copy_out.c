@@ -23,7 +23,7 @@
 enum { DEPTH_MAX = 256, ZEROS_MAX = WINDOW_OF_COPY / 4 };
 
 struct walk {
-    int out_fd;
+    struct worker *to;
     bool follow;
     uint64_t bytes;
     size_t depth;
@@ -55,7 +55,7 @@ static void fill_entry(struct guest_entry *entry, const struct stat *st, const c
     };
 }
 
-static int put_entry(int out_fd, const struct guest_entry *entry, struct err *e)
+static int put_entry(struct worker *to, const struct guest_entry *entry, struct err *e)
 {
     auto_buf struct buf content = BUF(FRAME_MAX);
     auto_buf struct buf frame = BUF(FRAME_MAX + FRAME_HEADER);
@@ -66,7 +66,7 @@ static int put_entry(int out_fd, const struct guest_entry *entry, struct err *e)
         return err_errno(e, "%.200s...", entry->path);
     }
     frame_put(&frame, FRAME_ENTRY, 0, content.data, content.len);
-    if (!worker_write(out_fd, frame.data, frame.len))
+    if (!worker_say(to, &frame))
         return err_errno(e, "send");
     return 0;
 }
@@ -77,22 +77,25 @@ static int put_zeros(struct walk *w, uint64_t n, struct err *e)
         auto_buf struct buf frame = BUF(64);
 
         frame_put_u32(&frame, FRAME_ZEROS, 0, (uint32_t)(n < ZEROS_MAX ? n : ZEROS_MAX));
-        if (!worker_write(w->out_fd, frame.data, frame.len))
+        if (!worker_say(w->to, &frame))
             return err_errno(e, "send");
     }
     return 0;
 }
 
-/* From at to end, where there is data as far as the file system knows. */
+/* From at to end, where there is data as far as the file system knows: straight to where the agent
+ * takes it. */
 static int put_data(struct walk *w, int fd, off_t at, off_t end, struct err *e)
 {
-    static unsigned char frame[FRAME_HEADER + FRAME_DATA_MAX];
     auto_buf struct buf head = BUF(64);
 
     while (at < end) {
         size_t want = end - at < FRAME_DATA_MAX ? (size_t)(end - at) : FRAME_DATA_MAX;
-        ssize_t n = pread(fd, frame + FRAME_HEADER, want, at);
+        unsigned char *frame = worker_room(w->to, FRAME_HEADER + want);
+        ssize_t n = frame ? pread(fd, frame + FRAME_HEADER, want, at) : -1;
 
+        if (!frame)
+            return err_errno(e, "send");
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -102,8 +105,7 @@ static int put_data(struct walk *w, int fd, off_t at, off_t end, struct err *e)
         buf_reset(&head);
         frame_put_head(&head, (struct frame_head){.type = FRAME_DATA, .len = (uint32_t)n});
         memcpy(frame, head.data, FRAME_HEADER);
-        if (!worker_write(w->out_fd, frame, FRAME_HEADER + (size_t)n))
-            return err_errno(e, "send");
+        worker_put(w->to, FRAME_HEADER + (size_t)n);
         at += n;
     }
     return 0;
@@ -147,7 +149,7 @@ static int put_file(struct walk *w, int dir_fd, const char *name, struct err *e)
     if (!S_ISREG(st.st_mode))
         return 0;
     fill_entry(&entry, &st, w->path, NULL);
-    if (put_entry(w->out_fd, &entry, e) < 0)
+    if (put_entry(w->to, &entry, e) < 0)
         return -1;
     return put_content(w, fd, st.st_size, e);
 }
@@ -191,7 +193,7 @@ static int put_directory(struct walk *w, int parent_fd, const char *name, struct
     if (w->depth == DEPTH_MAX)
         return err_set(e, ERR_LIMIT, "%s: more than %d levels deep", w->path, DEPTH_MAX);
     fill_entry(&entry, &st, w->path, NULL);
-    if (put_entry(w->out_fd, &entry, e) < 0 || read_names(fd, &names, w->path, e) < 0)
+    if (put_entry(w->to, &entry, e) < 0 || read_names(fd, &names, w->path, e) < 0)
         return -1;
     w->above[w->depth].dev = st.st_dev;
     w->above[w->depth++].ino = st.st_ino;
@@ -234,7 +236,7 @@ static int put_link(struct walk *w, int dir_fd, const char *name, const struct s
     if (readlinkat(dir_fd, name, target, GUEST_NAME_MAX) <= 0)
         return err_errno(e, "read the link %s", w->path);
     fill_entry(&entry, st, w->path, target);
-    return put_entry(w->out_fd, &entry, e);
+    return put_entry(w->to, &entry, e);
 }
 
 static int put_any(struct walk *w, int dir_fd, const char *name, struct err *e)
@@ -266,9 +268,9 @@ static char *base_name(const char *path)
     return mem_strdup(*slash == '\0' || strcmp(slash, "..") == 0 ? "." : slash);
 }
 
-void copy_out(int out_fd, const char *path, bool follow_links)
+void copy_out(struct worker *to, const char *path, bool follow_links)
 {
-    struct walk w = {.out_fd = out_fd, .follow = follow_links, .path = base_name(path)};
+    struct walk w = {.to = to, .follow = follow_links, .path = base_name(path)};
     struct err e = {0};
     int error = 0;
 
@@ -280,10 +282,10 @@ void copy_out(int out_fd, const char *path, bool follow_links)
         }
     }
     free(w.path);
-    worker_done(out_fd, w.bytes, error, &e);
+    worker_done(to, w.bytes, error, &e);
 }
 
-void stat_path(int out_fd, const char *path, bool follow_links)
+void stat_path(struct worker *to, const char *path, bool follow_links)
 {
     char target[GUEST_NAME_MAX + 1] = {0};
     struct guest_entry entry;
@@ -297,8 +299,8 @@ void stat_path(int out_fd, const char *path, bool follow_links)
         err_errno(&e, "%s", path);
     } else {
         fill_entry(&entry, &st, path, target);
-        if (put_entry(out_fd, &entry, &e) < 0)
+        if (put_entry(to, &entry, &e) < 0)
             error = errno;
     }
-    worker_done(out_fd, 0, error, &e);
+    worker_done(to, 0, error, &e);
 }

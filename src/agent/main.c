@@ -101,7 +101,10 @@ static int bring_up(struct agent *a, struct err *e)
         return -1;
     a->exit.incarnation = a->config.incarnation;
     a->writable_fd = rootfs_enter(e);
-    if (a->writable_fd < 0 || (init_is_wanted(&a->config) && init_prepare(e) < 0))
+    if (a->writable_fd < 0)
+        return -1;
+    if (init_is_wanted(&a->config) &&
+        (init_prepare(e) < 0 || network_pin(&a->config.network, e) < 0))
         return -1;
     set_hostname(a->config.hostname, a->config.network.address);
     network_files(&a->config.network);

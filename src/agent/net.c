@@ -16,6 +16,8 @@
 #include "base/cleanup.h"
 
 #define ETH "eth0"
+#define NETWORKD "/run/systemd/network"
+#define NETWORK_MANAGER "/run/NetworkManager/conf.d"
 
 enum { HOSTS_MAX = 64 * 1024 };
 
@@ -128,6 +130,37 @@ int network_up(const struct guest_network *n, struct err *e)
     (void)write_text("/proc/sys/net/ipv6/conf/" ETH "/disable_ipv6", "1");
     if (assign(fd, n, e) < 0 || link_up(fd, ETH, e) < 0 || route(fd, n, e) < 0)
         return err_wrap(e, "network");
+    return 0;
+}
+
+/*
+ * To systemd-networkd the address is told again rather than kept from it: what waits for the
+ * network to be online waits for an interface that it manages. 00: the first file that matches
+ * counts, of all directories.
+ */
+int network_pin(const struct guest_network *n, struct err *e)
+{
+    auto_buf struct buf text = BUF(4096);
+
+    if (!n->enabled || !n->address || !n->gateway)
+        return 0;
+    if (make_dirs(NETWORKD, e) < 0 || make_dirs(NETWORK_MANAGER, e) < 0)
+        return -1;
+    buf_printf(&text,
+               "[Match]\nName=" ETH "\n\n[Network]\nAddress=%s/%u\nGateway=%s\n",
+               n->address,
+               n->prefix,
+               n->gateway);
+    for (size_t i = 0; i < n->dns.n; i++)
+        buf_printf(&text, "DNS=%s\n", n->dns.v[i]);
+    buf_puts(&text, "DHCP=no\nLinkLocalAddressing=no\nIPv6AcceptRA=no\nKeepConfiguration=yes\n");
+    if (n->gateway_mac && *n->gateway_mac)
+        buf_printf(
+            &text, "\n[Neighbor]\nAddress=%s\nLinkLayerAddress=%s\n", n->gateway, n->gateway_mac);
+    if (!replace_text(NETWORKD "/00-hypeman.network", buf_str(&text)) ||
+        !replace_text(NETWORK_MANAGER "/00-hypeman.conf",
+                      "[keyfile]\nunmanaged-devices+=interface-name:" ETH "\n"))
+        return err_errno(e, "pin the address");
     return 0;
 }
 

@@ -45,11 +45,13 @@ static void stream_free(struct stream *st)
 
     list_remove(&st->link);
     alarm_stop(&st->alarm);
-    source_close(p, &st->report);
+    if (st->report_fd >= 0)
+        (void)close(st->report_fd);
     source_close(p, &st->in);
     source_close(p, &st->out[0]);
     source_close(p, &st->out[1]);
-    frame_reader_free(&st->frames);
+    ring_free(&st->to_worker);
+    ring_free(&st->from_worker);
     buf_free(&st->request);
     buf_free(&st->input);
     free(st->program);
@@ -98,6 +100,7 @@ static void refuse(struct stream *st, int code, const struct err *e)
 static void report_command(struct stream *st)
 {
     struct done d = {.signal = WIFSIGNALED(st->status) ? WTERMSIG(st->status) : 0};
+    struct launch_failure failure;
     struct err e = {0};
 
     d.code = d.signal ? 128 + d.signal : WEXITSTATUS(st->status);
@@ -105,18 +108,29 @@ static void report_command(struct stream *st)
         d.code = TIMED_OUT;
     else
         d.oom = d.signal == SIGKILL && workload_oom_kills(st->of->cgroup_fd) > st->oom_kills;
-    if (st->has_failed) {
-        (void)launch_explain(&st->failure, st->program, &d.code, &e);
+    if (read(st->report_fd, &failure, sizeof(failure)) == sizeof(failure)) {
+        (void)launch_explain(&failure, st->program, &d.code, &e);
         d.error = e.msg;
-        d.number = st->failure.error;
+        d.number = failure.error;
     }
     report_done(st, &d);
+}
+
+static bool has_unsent(const struct stream *st)
+{
+    size_t have = 0;
+
+    if (!is_framed(st))
+        return st->out[0].fd >= 0 || st->out[1].fd >= 0;
+    if (st->id != 0)
+        (void)ring_bytes(&st->from_worker, &have);
+    return have > 0;
 }
 
 /* When the child and all that it wrote are gone. */
 static void finish_if_over(struct stream *st)
 {
-    if (!st->has_exited || st->report.fd >= 0 || st->out[0].fd >= 0 || st->out[1].fd >= 0)
+    if (!st->has_exited || has_unsent(st))
         return;
     if (!is_framed(st))
         report_command(st);
@@ -125,15 +139,105 @@ static void finish_if_over(struct stream *st)
     stream_free(st);
 }
 
+/* --- from the host to the child --- */
+
+static void give_credit(struct stream *st)
+{
+    uint32_t kept = (uint32_t)(st->input.len < st->owed ? st->input.len : st->owed);
+    uint32_t due = st->owed - kept;
+
+    if (st->id == 0 ||
+        due < window_to_guest(st->type) / 4) /* not for every key: the host has the rest */
+        return;
+    st->owed -= due;
+    frame_put_u32(&st->of->channel->out, FRAME_CREDIT, st->id, due);
+}
+
+static void write_pipe(struct stream *st)
+{
+    while (st->in.fd >= 0 && st->input.len > 0) {
+        ssize_t n = write(st->in.fd, st->input.data, st->input.len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n <= 0)
+            source_close(st->of->poller, &st->in); /* it does not read any more */
+        else
+            buf_consume(&st->input, (size_t)n);
+    }
+    if (st->input_is_over && st->input.len == 0 && !st->is_terminal)
+        source_close(st->of->poller, &st->in);
+    source_want(st->of->poller, &st->in, st->input.len > 0 ? EPOLLOUT : 0);
+}
+
+static void write_input(struct stream *st)
+{
+    if (is_framed(st))
+        stream_feed(st);
+    else
+        write_pipe(st);
+    if (st->in.fd < 0 || st->input.len == 0)
+        buf_free(&st->input); /* one that waits keeps no buffer */
+    give_credit(st);
+}
+
+static void input_ready(struct source *src, uint32_t events)
+{
+    struct stream *st = container_of(src, struct stream, in);
+
+    (void)events;
+    write_input(st);
+    streams_settle(st->of);
+}
+
+/* Straight to the child as long as nothing waits; what it does not take is kept. */
+static void pass_on(struct stream *st, const void *data, size_t len)
+{
+    ssize_t n = 0;
+
+    if (st->in.fd < 0)
+        return;
+    if (st->input.len == 0)
+        n = is_framed(st) ? (ssize_t)ring_write(&st->to_worker, data, len)
+                          : write(st->in.fd, data, len);
+    if (n < 0)
+        n = 0;
+    buf_append(&st->input, (const char *)data + n, len - (size_t)n);
+}
+
+static void take_input(struct stream *st, const struct frame *f)
+{
+    auto_buf struct buf head = BUF(64);
+
+    if (is_framed(st) && !st->to_worker.state)
+        return; /* it wants nothing to be told */
+    if (is_framed(st)) {
+        frame_put_head(&head, (struct frame_head){.type = f->type, .len = (uint32_t)f->len});
+        pass_on(st, head.data, head.len);
+        st->unsaid += head.len + f->len;
+    }
+    if (is_framed(st) || f->type == FRAME_DATA)
+        pass_on(st, f->data, f->len);
+    st->owed += frame_cost(f);
+    st->input_is_over |= f->type == FRAME_END_INPUT;
+    write_input(st);
+}
+
 /* --- from the child to the host --- */
 
 /* Whatever waits only for a moment may be woken by a hang-up as well: so not watched at all. */
 static void watch_output(struct stream *st)
 {
     bool is_full = channel_is_full(st->of->channel);
-    bool can_send = st->id == 0 || (st->credit > 0 && !st->has_held && !is_full);
+    bool can_send = st->id == 0 || (st->credit > 0 && !is_full);
 
     st->of->is_blocked |= is_full;
+    if (is_framed(st)) { /* its bells are few, and of what the ring holds we need none */
+        source_want(st->of->poller, &st->out[0], EPOLLIN);
+        return;
+    }
     for (size_t i = 0; i < 2; i++)
         source_want(st->of->poller, &st->out[i], can_send && !st->has_exited ? EPOLLIN : 0);
 }
@@ -162,42 +266,16 @@ static ssize_t read_bytes(struct stream *st, size_t i, size_t room)
     return n;
 }
 
-/* Passes on what a worker said, as far as there is credit for it. */
-static void relay(struct stream *st)
+/* A worker has said something, has room again, or has ended. */
+static void take_bells(struct stream *st)
 {
-    struct buf *to = &st->of->channel->out;
-    struct err e = {0};
-    uint32_t cost;
+    char bells[64];
+    ssize_t n = read(st->out[0].fd, bells, sizeof(bells));
 
-    while (st->has_held || frame_next(&st->frames, &st->held, &e) == 1) {
-        const struct frame *f = &st->held;
-
-        cost = frame_cost(f);
-        st->has_held = cost > st->credit && st->id != 0;
-        if (st->has_held)
-            return;
-        if (st->id == 0)
-            continue;
-        st->credit -= cost;
-        frame_put_head(
-            to, (struct frame_head){.type = f->type, .stream = st->id, .len = (uint32_t)f->len});
-        buf_append(to, f->data, f->len);
-        if (f->type == FRAME_DONE)
-            st->id = 0;
-    }
-}
-
-static ssize_t read_frames(struct stream *st)
-{
-    size_t room;
-    void *at = frame_reader_space(&st->frames, &room);
-    ssize_t n = read(st->out[0].fd, at, room < FRAME_DATA_MAX ? room : FRAME_DATA_MAX);
-
-    if (n > 0) {
-        frame_reader_filled(&st->frames, (size_t)n);
-        relay(st);
-    }
-    return n;
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        source_close(st->of->poller, &st->out[0]);
+    stream_relay(st);
+    write_input(st);
 }
 
 static ssize_t discard(struct stream *st, size_t i)
@@ -219,12 +297,9 @@ static void pump(struct stream *st, size_t i)
 
         if (st->has_exited && st->rest[i] < room)
             room = st->rest[i];
-        if (st->id != 0 && (st->credit == 0 || st->has_held || channel_is_full(st->of->channel)))
+        if (st->id != 0 && (st->credit == 0 || channel_is_full(st->of->channel)))
             break;
-        n = room == 0 && st->id != 0 ? 0
-            : st->id == 0            ? discard(st, i)
-            : is_framed(st)          ? read_frames(st)
-                                     : read_bytes(st, i, room);
+        n = room == 0 && st->id != 0 ? 0 : st->id == 0 ? discard(st, i) : read_bytes(st, i, room);
         if (n > 0 && st->has_exited)
             st->rest[i] -= (size_t)n < st->rest[i] ? (size_t)n : st->rest[i];
         else if (n == 0 || (n < 0 && (errno != EAGAIN || st->has_exited) && errno != EINTR))
@@ -238,7 +313,10 @@ static void output_ready(struct stream *st, size_t i)
 {
     struct streams *s = st->of;
 
-    pump(st, i);
+    if (is_framed(st))
+        take_bells(st);
+    else
+        pump(st, i);
     channel_flush(s->channel);
     watch_output(st);
     finish_if_over(st);
@@ -260,94 +338,14 @@ static void stderr_ready(struct source *src, uint32_t events)
 /* There is credit, or room, or nobody to send to. */
 static void output_again(struct stream *st)
 {
-    if (is_framed(st))
-        relay(st);
-    if (st->has_exited) {
+    if (is_framed(st)) {
+        stream_relay(st);
+    } else if (st->has_exited) {
         pump(st, 0);
         pump(st, 1);
     }
     watch_output(st);
     finish_if_over(st);
-}
-
-/* --- from the host to the child --- */
-
-static void give_credit(struct stream *st)
-{
-    uint32_t kept = (uint32_t)(st->input.len < st->owed ? st->input.len : st->owed);
-    uint32_t due = st->owed - kept;
-
-    if (st->id == 0 ||
-        due < window_to_guest(st->type) / 4) /* not for every key: the host has the rest */
-        return;
-    st->owed -= due;
-    frame_put_u32(&st->of->channel->out, FRAME_CREDIT, st->id, due);
-}
-
-static void write_input(struct stream *st)
-{
-    while (st->in.fd >= 0 && st->input.len > 0) {
-        ssize_t n = write(st->in.fd, st->input.data, st->input.len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
-            break;
-        if (n <= 0)
-            source_close(st->of->poller, &st->in); /* it does not read any more */
-        else
-            buf_consume(&st->input, (size_t)n);
-    }
-    if (st->in.fd < 0 || st->input.len == 0)
-        buf_free(&st->input); /* one that waits keeps no buffer */
-    if (st->input_is_over && st->input.len == 0 && !st->is_terminal)
-        source_close(st->of->poller, &st->in);
-    source_want(st->of->poller, &st->in, st->input.len > 0 ? EPOLLOUT : 0);
-    give_credit(st);
-}
-
-static void input_ready(struct source *src, uint32_t events)
-{
-    struct stream *st = container_of(src, struct stream, in);
-
-    (void)events;
-    write_input(st);
-    streams_settle(st->of);
-}
-
-/* Straight to the child as long as nothing waits; what it does not take is kept. */
-static void pass_on(struct stream *st, const struct iovec *piece)
-{
-    ssize_t n = 0;
-
-    if (st->in.fd < 0)
-        return;
-    if (st->input.len == 0)
-        n = writev(st->in.fd, piece, 2);
-    for (size_t i = 0; i < 2; i++) {
-        size_t gone = n < 0 ? 0 : (size_t)n < piece[i].iov_len ? (size_t)n : piece[i].iov_len;
-
-        buf_append(&st->input, (const char *)piece[i].iov_base + gone, piece[i].iov_len - gone);
-        n -= n > 0 ? (ssize_t)gone : 0;
-    }
-}
-
-static void take_input(struct stream *st, const struct frame *f)
-{
-    auto_buf struct buf head = BUF(64);
-    struct iovec piece[2] = {{0}};
-
-    if (is_framed(st))
-        frame_put_head(&head, (struct frame_head){.type = f->type, .len = (uint32_t)f->len});
-    piece[0] = (struct iovec){head.data, head.len};
-    if (is_framed(st) || f->type == FRAME_DATA) {
-        memcpy(&piece[1].iov_base, &f->data, sizeof(f->data)); /* const in all but its type */
-        piece[1].iov_len = f->len;
-    }
-    pass_on(st, piece);
-    st->owed += frame_cost(f);
-    st->input_is_over |= f->type == FRAME_END_INPUT;
-    write_input(st);
 }
 
 /* --- signals and time --- */
@@ -407,22 +405,10 @@ static void abandon(struct stream *st)
 
 /* --- the beginning --- */
 
-static void report_ready(struct source *src, uint32_t events)
-{
-    struct stream *st = container_of(src, struct stream, report);
-    ssize_t n = read(src->fd, &st->failure, sizeof(st->failure));
-
-    (void)events;
-    st->has_failed = n == sizeof(st->failure);
-    source_close(st->of->poller, src);
-    finish_if_over(st);
-}
-
 void stream_started(struct stream *st, pid_t pid, int report_fd)
 {
     st->pid = pid;
-    st->report.fd = report_fd;
-    source_want(st->of->poller, &st->report, report_fd >= 0 ? EPOLLIN : 0);
+    st->report_fd = report_fd;
     st->oom_kills = workload_oom_kills(st->of->cgroup_fd);
     watch_output(st);
 }
@@ -437,14 +423,11 @@ static struct stream *stream_new(struct streams *s, const struct frame *f)
     st->request = BUF(EXEC_JSON_MAX);
     st->input = BUF(INPUT_MAX);
     st->credit = window_to_host(st->type);
-    st->rest[0] = st->rest[1] = is_framed(st) ? SIZE_MAX : PIPE_SIZE;
-    source_init(&st->report, -1, report_ready);
+    st->rest[0] = st->rest[1] = PIPE_SIZE;
+    st->report_fd = -1;
     source_init(&st->in, -1, input_ready);
     source_init(&st->out[0], -1, stdout_ready);
     source_init(&st->out[1], -1, stderr_ready);
-    frame_reader_init(&st->frames);
-    st->frames.synchronised = true;
-    st->frames.keeps_memory = true;
     alarm_init(&st->alarm, next_step);
     list_append(&s->all, &st->link);
     return st;

@@ -4,7 +4,7 @@
  * with its pipes, whatever it does.
  *
  * A command (exec.h) reads and writes bytes. A copy or a question about a file is
- * a child too (worker.h), one that speaks frames: what may hang in a file system
+ * a child too (worker.h), one that speaks frames in shared memory: what may hang in a file system
  * hangs there, and never in PID 1. Everything that is kept for a stream is bounded
  * by the windows. One that the host has closed, or whose connection is gone, has
  * the number 0 and is ended: a copy at once, a command as guest_close() promises.
@@ -19,6 +19,7 @@
 #include "agent/config.h"
 #include "agent/launch.h"
 #include "agent/poller.h"
+#include "agent/ring.h"
 #include "base/buf.h"
 #include "wire/frame.h"
 
@@ -40,10 +41,8 @@ struct stream {
 
     pid_t pid; /* 0: not started */
     bool is_terminal;
-    char *program;        /* for messages */
-    struct source report; /* whether it runs (agent/launch.h) */
-    struct launch_failure failure;
-    bool has_failed;
+    char *program; /* for messages */
+    int report_fd; /* why it could not be run (agent/launch.h), for who asks when it has ended */
 
     struct source in;
     struct buf input;   /* that the child has not taken yet */
@@ -52,9 +51,9 @@ struct stream {
 
     struct source out[2]; /* its stdout or terminal, its stderr */
     uint32_t credit;
-    struct frame_reader frames; /* of a worker */
-    struct frame held;          /* one that waits for credit */
-    bool has_held;
+    struct ring to_worker; /* the pipes are its bells */
+    struct ring from_worker;
+    size_t unsaid; /* bytes to the worker without a bell */
 
     struct alarm alarm; /* the timeout, or the next signal */
     int next_signal;
@@ -87,3 +86,7 @@ int stream_terminal(struct stream *st, uint16_t rows, uint16_t cols, struct chil
                     struct err *e);
 void stream_started(struct stream *st, pid_t pid, int report_fd);
 void stream_set_timeout(struct stream *st, int64_t timeout_ms);
+
+/* relay.c: what a worker has said, as far as there is credit and room; what it is to be told. */
+void stream_relay(struct stream *st);
+void stream_feed(struct stream *st);

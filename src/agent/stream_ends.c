@@ -30,8 +30,6 @@ int stream_pipes(struct stream *st, size_t n, struct child_ends *out, struct err
         out->fd[i] = ends[i != 0];
         if (!make_ours(s, ends[i == 0]))
             return err_errno(e, "make a pipe");
-        if (st->type != FRAME_EXEC) /* the window stays in the kernel, and not with PID 1 */
-            (void)fcntl(s->fd, F_SETPIPE_SZ, WINDOW_OF_COPY);
     }
     return 0;
 }

@@ -8,6 +8,7 @@
 #include "loop/proc.h"
 #include "net/slot.h"
 #include "vm/live.h"
+#include "vm/network.h"
 
 static void put_number(struct jout *j, const char *key, double v)
 {
@@ -72,6 +73,20 @@ static void count(struct stats_call *s, const struct net_slot *slot)
     free(s);
 }
 
+/* NULL where nobody knows. */
+static void put_connections(struct stats_call *s, const struct instance *row)
+{
+    struct flow_counts n;
+
+    if (network_connections(s->call->api->world, row, &n)) {
+        jout_int(&s->j, "active_inbound_connections", n.inbound);
+        jout_int(&s->j, "active_outbound_connections", n.outbound);
+    } else {
+        jout_null(&s->j, "active_inbound_connections");
+        jout_null(&s->j, "active_outbound_connections");
+    }
+}
+
 /*
  * What the instance's process uses, and what it was given. The kernel
  * counts; an instance without a process uses nothing.
@@ -103,6 +118,7 @@ void api_instances_stats(struct call *c)
                    (double)used.resident_bytes / (double)row->spec->memory_bytes);
     else
         jout_null(&s->j, "memory_utilization_ratio");
+    put_connections(s, row);
     if (slot)
         count(s, slot);
     else

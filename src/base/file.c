@@ -110,27 +110,33 @@ int dir_ensure(int dirfd, const char *name, mode_t mode, struct err *e)
     return 0;
 }
 
-static int empty_dir(int dirfd, const char *name, struct err *e)
+int dir_clear(int dirfd, struct err *e)
 {
-    int fd = dir_open(dirfd, name, e);
+    auto_close int own = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = own < 0 ? NULL : fdopendir(own);
     const struct dirent *entry;
+    int fd = own;
     int rc = 0;
-    DIR *dir;
 
-    if (fd < 0)
-        return -1;
-    dir = fdopendir(fd);
-    if (!dir) {
-        err_errno(e, "read directory %s", name);
-        close(fd);
-        return -1;
-    }
+    if (!dir)
+        return err_errno(e, "read a directory");
+    (void)take_fd(&own);
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             rc = tree_remove(fd, entry->d_name, e);
     }
     closedir(dir);
     return rc;
+}
+
+/* Gone meanwhile is fine: somebody else may be removing it too. */
+static int empty_dir(int dirfd, const char *name, struct err *e)
+{
+    auto_close int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_errno(e, "open directory %s", name);
+    return dir_clear(fd, e);
 }
 
 int tree_remove(int dirfd, const char *name, struct err *e)

@@ -28,6 +28,7 @@ int file_sync(int dirfd, const char *name, struct err *e);
 
 /* Removes a tree, never following a link out of it. Absent is fine. */
 int tree_remove(int dirfd, const char *name, struct err *e);
+int dir_clear(int dirfd, struct err *e); /* what is in it */
 
 /* mkdir that accepts an existing directory. */
 int dir_ensure(int dirfd, const char *name, mode_t mode, struct err *e);

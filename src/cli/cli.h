@@ -50,5 +50,6 @@ extern const struct cli_verb cli_restore;
 extern const struct cli_verb cli_token;
 extern const struct cli_verb cli_trace;
 extern const struct cli_verb cli_top;
+extern const struct cli_verb cli_update;
 extern const struct cli_verb cli_version;
 extern const struct cli_verb cli_wait;

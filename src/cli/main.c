@@ -22,6 +22,7 @@ static const struct cli_verb *const verbs[] = {
     &cli_restore,
     &cli_fork,
     &cli_start,
+    &cli_update,
     &cli_rm,
     &cli_image,
     &cli_trace,

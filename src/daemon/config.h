@@ -32,6 +32,7 @@ struct config {
     char *firecracker;        /* likewise */
     char *cloud_hypervisor;
     bool firecracker_metrics;
+    bool firecracker_differences;
     uint64_t firecracker_restores; /* at once */
     int64_t snapshot_timeout_ms;
     bool resume_in_load;

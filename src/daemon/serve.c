@@ -196,6 +196,7 @@ static int probe_host(struct daemon *d, struct err *e)
         .firecracker = *d->config.firecracker ? d->config.firecracker : NULL,
         .cloud_hypervisor = *d->config.cloud_hypervisor ? d->config.cloud_hypervisor : NULL,
         .firecracker_metrics = d->config.firecracker_metrics,
+        .firecracker_differences = d->config.firecracker_differences,
         .socket_readiness = readiness_of(d->config.socket_readiness),
         .kernel = kernel,
         .initramfs = initramfs,

@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/parse.h"
 
 #ifndef P_PIDFD
@@ -33,6 +34,26 @@ enum {
 int proc_pidfd(pid_t pid)
 {
     return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+pid_t proc_pid(int pidfd, struct err *e)
+{
+    auto_buf struct buf text = BUF(4096);
+    char path[64];
+    char *field;
+    uint64_t pid;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+    if (file_read(AT_FDCWD, path, &text, e) < 0)
+        return -1;
+    field = text.data ? strstr(text.data, "\nPid:\t") : NULL;
+    if (!field)
+        return err_set(e, ERR_INTERNAL, "%s names no process", path);
+    field += strlen("\nPid:\t");
+    field[strcspn(field, "\n")] = '\0';
+    if (!parse_u64(field, 1, INT32_MAX, &pid))
+        return err_set(e, ERR_INTERNAL, "the process is gone");
+    return (pid_t)pid;
 }
 
 /* Reads the start time. comm may hold spaces and ')', so fields are counted from the last ')'. */

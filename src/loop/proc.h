@@ -51,6 +51,9 @@ int proc_adopt(const struct proc_id *id, struct err *e);
 int proc_identify(pid_t pid, struct proc_id *out, struct err *e);
 int proc_pidfd(pid_t pid); /* -1 and errno */
 
+/* Means something only while the process behind the pidfd lives. */
+pid_t proc_pid(int pidfd, struct err *e);
+
 int proc_signal(int pidfd, int sig, struct err *e); /* fine on one that is gone */
 
 struct proc_exit {

@@ -16,7 +16,10 @@
 
 #define ALIAS "hypeman " /* then the outer address */
 
-enum { DOOMED_GROUP = 0x686d }; /* what is deleted together is put into it first */
+enum {
+    DOOMED_GROUP = 0x686d, /* what is deleted together is put into it first */
+    SUBNET_METRIC = 0x686d,
+};
 
 static const unsigned char gateway_mac[6] = {2, 0, 0, 0, 0, 1};
 static const unsigned char guest_mac[6] = {2, 0, 0, 0, 0, 2};
@@ -104,27 +107,52 @@ static void set_alias(struct nl *n, int ifindex, uint32_t address)
     nl_end(n, h, "name a TAP's address", 0);
 }
 
-static struct nlmsghdr *begin_route(struct nl *n, uint16_t type, uint16_t flags, int ifindex,
-                                    uint32_t address)
+static struct nlmsghdr *begin_route(struct nl *n, uint16_t type, uint16_t flags, struct subnet to,
+                                    uint8_t kind)
 {
     struct nlmsghdr *h = nl_begin(n, type, flags);
     struct rtmsg *r = mnl_nlmsg_put_extra_header(h, sizeof(*r));
 
     r->rtm_family = AF_INET;
-    r->rtm_dst_len = 32;
+    r->rtm_dst_len = to.prefix;
     r->rtm_table = RT_TABLE_MAIN;
     r->rtm_protocol = NET_ROUTE_PROTOCOL;
-    r->rtm_scope = RT_SCOPE_LINK;
-    r->rtm_type = RTN_UNICAST;
-    mnl_attr_put_u32(h, RTA_DST, htonl(address));
+    r->rtm_scope = kind == RTN_UNICAST ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE;
+    r->rtm_type = kind;
+    mnl_attr_put_u32(h, RTA_DST, htonl(to.base));
+    return h;
+}
+
+static struct nlmsghdr *begin_guest_route(struct nl *n, uint16_t type, uint16_t flags, int ifindex,
+                                          uint32_t address)
+{
+    struct nlmsghdr *h = begin_route(n, type, flags, (struct subnet){address, 32}, RTN_UNICAST);
+
     mnl_attr_put_u32(h, RTA_OIF, (uint32_t)ifindex);
     return h;
+}
+
+/* Of a metric that is nobody else's: a route of theirs is never replaced. */
+void link_subnet(struct nl *n, const struct net_plan *plan, bool present)
+{
+    struct nlmsghdr *h = begin_route(n,
+                                     present ? RTM_NEWROUTE : RTM_DELROUTE,
+                                     present ? NLM_F_CREATE | NLM_F_EXCL : 0,
+                                     plan->outer,
+                                     RTN_UNREACHABLE);
+
+    mnl_attr_put_u32(h, RTA_PRIORITY, SUBNET_METRIC);
+    nl_end(n,
+           h,
+           present ? "add the route of addresses that no guest has"
+                   : "remove the route of addresses that no guest has",
+           present ? EEXIST : ESRCH);
 }
 
 void link_route(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t address)
 {
     struct nlmsghdr *h =
-        begin_route(n, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, ifindex, address);
+        begin_guest_route(n, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, ifindex, address);
 
     mnl_attr_put_u32(h, RTA_PREFSRC, htonl(plan->gateway));
     nl_end(n, h, "add a guest's route", 0);
@@ -152,7 +180,7 @@ void link_bind(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t 
 
 void link_unbind(struct nl *n, int ifindex, uint32_t address)
 {
-    struct nlmsghdr *h = begin_route(n, RTM_DELROUTE, 0, ifindex, address);
+    struct nlmsghdr *h = begin_guest_route(n, RTM_DELROUTE, 0, ifindex, address);
 
     nl_end(n, h, "remove a guest's route", ESRCH);
 }

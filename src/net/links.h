@@ -35,6 +35,9 @@ void link_route(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t
 /* The gateway's address on the loopback interface. */
 void link_gateway(struct nl *n, const struct net_plan *plan, bool present);
 
+/* What is for an outer address that no guest has goes nowhere, rather than out by the uplink. */
+void link_subnet(struct nl *n, const struct net_plan *plan, bool present);
+
 /* All of them at once: one by one each costs the kernel 20 ms. */
 void links_delete(struct nl *n, const int *ifindexes, size_t count);
 

@@ -35,6 +35,14 @@ static void write_map(struct buf *out, const struct rules_input *in)
     buf_puts(out, " }\n");
 }
 
+static void write_opened(struct buf *out, const char *opened)
+{
+    buf_puts(out, " set " RULES_OPENED " { type ifname\n");
+    if (opened[0])
+        buf_printf(out, "  elements = { \"%s\" }\n", opened);
+    buf_puts(out, " }\n");
+}
+
 /* icmp_from and icmp_to are filled by libnftnl (rules.c). */
 static void write_rewriting(struct buf *out, const struct words *w)
 {
@@ -48,12 +56,11 @@ static void write_rewriting(struct buf *out, const struct words *w)
                "  ip saddr != %s counter drop\n"
                "  ip daddr 127.0.0.0/8 counter drop\n"
                "  %s jump icmp_from\n"
-               "  ip saddr set iifname map @outer\n"
-               "  ip saddr %s counter drop\n"
+               "  ip saddr set iifname map @outer accept\n"
+               "  counter drop\n"
                " }\n",
                w->inner,
-               errors,
-               w->inner);
+               errors);
     buf_printf(out,
                " chain to_guest { type filter hook postrouting priority 300; policy accept;\n"
                "  oifname != \"" NET_TAPS "*\" return\n"
@@ -70,9 +77,11 @@ static void write_rewriting(struct buf *out, const struct words *w)
 static void write_host(struct buf *out, const struct net_plan *plan, const struct words *w)
 {
     buf_printf(out,
+               " chain from_others {\n"
+               "  iifname != \"lo\" ip daddr %s counter drop\n"
+               " }\n"
                " chain to_host { type filter hook input priority filter; policy accept;\n"
-               "  iifname != \"" NET_TAPS "*\" iifname != \"lo\" ip daddr %s counter drop\n"
-               "  iifname != \"" NET_TAPS "*\" return\n"
+               "  iifname != \"" NET_TAPS "*\" goto from_others\n"
                "  ct state established,related accept\n",
                w->gateway);
     buf_printf(out,
@@ -165,6 +174,7 @@ void rules_mapping(struct buf *out, const struct rules_input *in)
     rules_clear_table(out, "ip6", RULES_TABLE);
     buf_puts(out, "table ip " RULES_TABLE " {\n");
     write_map(out, in);
+    write_opened(out, in->opened);
     write_rewriting(out, &w);
     write_host(out, in->plan, &w);
     write_forward(out, in, &w);

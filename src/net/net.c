@@ -64,6 +64,8 @@ static int set_gateway(const struct net *n, bool present, struct err *e)
     if (nl_open(&route, NETLINK_ROUTE, e) < 0)
         return -1;
     link_gateway(&route, &n->plan, present);
+    if (!present)
+        link_subnet(&route, &n->plan, false);
     return nl_send(&route, e);
 }
 
@@ -173,6 +175,17 @@ const struct net_plan *net_plan(const struct net *n)
     return &n->plan;
 }
 
+bool net_connections(const struct net *n, uint32_t address, struct flow_counts *out)
+{
+    return n->connections && connections_of(n->connections, address, out);
+}
+
+void net_forget_connections(struct net *n, uint32_t address)
+{
+    if (n->connections && address)
+        connections_forget(n->connections, address, FLOWS_ALL);
+}
+
 bool net_adopt_address(struct net *n, uint32_t address)
 {
     return addresses_take_this(&n->addresses, address);
@@ -193,10 +206,8 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         s->bound = address;
         (void)stats_of(s->ifindex, &s->before, &e); /* what was counted for whom, nobody knows */
         err_clear(&e);
-        s->is_limited = true; /* by an earlier daemon, perhaps */
-        s->fd = tap_of_process(pidfd, pid, s->tap, &e);
-        if (s->fd < 0)
-            log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
+        s->is_limited = true;       /* by an earlier daemon, perhaps */
+        slot_return(s, pidfd, pid); /* persistent, if the daemon ended before it took it back */
         found->address = 0;
         list_append(&n->claimed, &s->link);
         n->n_claimed++;
@@ -217,6 +228,18 @@ struct reservation *net_reserve(struct net *n, const char *owner, const struct p
     return ports_reserve(&n->reserved, owner, v, count, e);
 }
 
+/*
+ * Whoever had it may have been a stray VMM of ours, which has been ended since; then it is
+ * only there still if it was left to that VMM (net/tap.h), and can be had.
+ */
+static bool is_held(const struct tap_link *found)
+{
+    struct err ignored = {0};
+    auto_close int fd = found->has_carrier ? tap_return(found->name, &ignored) : -1;
+
+    return found->has_carrier && fd < 0;
+}
+
 /* A TAP that nobody holds is a left-over. One that is held by a stranger keeps its address. */
 static void sweep(struct net *n)
 {
@@ -230,7 +253,7 @@ static void sweep(struct net *n)
 
         if (found->address == 0)
             continue;
-        if (!found->has_carrier)
+        if (!is_held(found))
             doomed[count++] = found->ifindex;
         else if (addresses_take_this(&n->addresses, found->address))
             log_warn("network: %s belongs to no instance, but some process has it; it stays",
@@ -273,9 +296,10 @@ static void on_change(void *owner, const struct upkeep *todo)
 
 int net_start(struct net *n, struct err *e)
 {
-    struct upkeep_work u = {.todo = {.rules = true, .uplink = true, .firewall = true},
-                            .plan = &n->plan,
-                            .ports = &n->tools.ports};
+    struct upkeep_work u = {
+        .todo = {.rules = true, .links = true, .uplink = true, .firewall = true},
+        .plan = &n->plan,
+        .ports = &n->tools.ports};
 
     if (!n->is_on)
         return 0;
@@ -284,6 +308,7 @@ int net_start(struct net *n, struct err *e)
     if (!n->watch || nl_park_open(&n->tools.parked, e) < 0)
         return err_wrap(e, "network");
     memcpy(u.uplink, n->uplink, sizeof(u.uplink));
+    rules_read_opened(u.opened);
     u.bindings = pool_bindings(n, &u.n_bindings);
     upkeep_run(&u);
     free(u.bindings);
@@ -291,12 +316,16 @@ int net_start(struct net *n, struct err *e)
         *e = u.err;
         return err_wrap(e, "network");
     }
-    n->has_opened_uplink = u.opened_uplink;
+    memcpy(n->opened, u.opened, sizeof(n->opened));
     if (u.commands[0])
         net_note_firewall(n, u.commands);
     if (n->uplink[0] == '\0')
         log_warn("network: this host has no default route; guests reach nothing outside");
     sweep(n);
+    n->connections = connections_new(n->loop, n->jobs, &n->plan, e);
+    if (!n->connections)
+        log_warn("network: connections of guests are not counted: %s", e->msg);
+    err_clear(e);
     pool_kick(n);
     return 0;
 }
@@ -309,8 +338,8 @@ static void remove_all(struct net *n)
 
     if (firewall_restore(&e) < 0 || rules_remove(&e) < 0 || set_gateway(n, false, &e) < 0)
         log_warn("network: not all that was made is removed: %s", e.msg);
-    if (n->has_opened_uplink)
-        uplink_set_forwarding(n->uplink, false);
+    if (n->opened[0])
+        uplink_set_forwarding(n->opened, false);
 }
 
 void net_stop(struct net *n)
@@ -322,6 +351,7 @@ void net_stop(struct net *n)
     n->watch = NULL;
     jobs_stop(n->jobs);
     loop_drain(n->loop);
+    connections_free(take_ptr(&n->connections));
     if (!n->is_on)
         return;
     pool_empty(n);

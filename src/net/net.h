@@ -18,6 +18,7 @@
 
 #include "loop/jobs.h"
 #include "loop/loop.h"
+#include "net/flows.h"
 #include "net/slot.h"
 
 struct net;
@@ -84,6 +85,12 @@ void net_unname(struct net *n, const char *id);
 /* Whether guests are to ask the gateway for names; NULL: yes, else why not. Any thread. */
 const char *net_why_no_names(const struct net *n);
 
+/* Its TCP connections that are open. False: nobody knows, on this host or just yet. */
+bool net_connections(const struct net *n, uint32_t address, struct flow_counts *out);
+
+/* It has come to a stop: what it had open is nothing to who starts at that address next. */
+void net_forget_connections(struct net *n, uint32_t address);
+
 /* The instance is gone; 0 is fine. */
 void net_give_back(struct net *n, uint32_t address);
 
@@ -98,6 +105,7 @@ struct net_counts {
     unsigned claimed;   /* slots of VMMs */
     unsigned addresses; /* in use, by instances and slots */
     uint64_t repairs;
+    uint64_t listings; /* of all connections */
 };
 struct net_counts net_counts(const struct net *n);
 bool net_is_busy(const struct net *n); /* something is under way to the kernel, or about to be */

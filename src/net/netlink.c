@@ -20,7 +20,13 @@
  * negative numbers. */
 #define OUR_PORTS 0x686d0000U
 
-enum { OUT_MAX = 32 << 20, CHUNK = 48 * 1024, ANSWER = 32 * 1024, PORTS_TRIED = 64 };
+enum {
+    OUT_MAX = 32 << 20,
+    CHUNK = 48 * 1024,
+    ANSWER = 32 * 1024,
+    PORTS_TRIED = 64,
+    FOLLOW_ROOM = 1 << 20
+};
 
 static size_t aligned(const struct nlmsghdr *h)
 {
@@ -45,6 +51,22 @@ static int bind_ours(int fd, struct err *e)
 bool nl_is_ours(const struct nlmsghdr *h)
 {
     return (h->nlmsg_pid & 0xffff0000U) == OUR_PORTS;
+}
+
+int nl_follow(int protocol, const unsigned *groups, size_t n, struct err *e)
+{
+    auto_close int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+    struct sockaddr_nl a = {.nl_family = AF_NETLINK};
+    int room = FOLLOW_ROOM;
+
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&a, sizeof(a)) < 0)
+        return err_errno(e, "open a netlink socket");
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room));
+    for (size_t i = 0; i < n; i++) {
+        if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(groups[i])) < 0)
+            return err_errno(e, "follow the kernel's changes");
+    }
+    return take_fd(&fd);
 }
 
 int nl_open(struct nl *n, int protocol, struct err *e)

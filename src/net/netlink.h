@@ -78,6 +78,9 @@ void nl_batch_end(struct nl *n);
 typedef int nl_each(void *arg, const struct nlmsghdr *h, struct err *e);
 int nl_dump(struct nl *n, nl_each *each, void *arg, struct err *e);
 
+/* A socket that hears of what changes, for the loop: it waits for nothing. The fd, or -1. */
+int nl_follow(int protocol, const unsigned *groups, size_t n, struct err *e);
+
 /* Whether a message that others see was caused by a socket of ours. */
 bool nl_is_ours(const struct nlmsghdr *h);
 

@@ -91,6 +91,8 @@ static void take_back(struct net *n, struct turn *t)
 {
     bool failed = t->job.err.code != ERR_NONE;
 
+    for (size_t i = 0; n->connections && i < t->n_returned; i++)
+        connections_forget(n->connections, t->v[i]->left, FLOWS_UNANSWERED);
     for (size_t i = 0; i < t->n; i++) {
         if (failed || i >= t->n_kept) {
             discard(n, t->v[i]);
@@ -107,7 +109,7 @@ static void take_back(struct net *n, struct turn *t)
 static void take_upkeep(struct net *n, const struct upkeep_work *u)
 {
     memcpy(n->uplink, u->uplink, sizeof(n->uplink));
-    n->has_opened_uplink = n->has_opened_uplink || u->opened_uplink;
+    memcpy(n->opened, u->opened, sizeof(n->opened));
     if (u->err.code != ERR_NONE)
         log_error("network: not all is in place: %s", u->err.msg);
     else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0)
@@ -187,6 +189,7 @@ static void add_upkeep(struct net *n, struct turn *t)
     u->ports = &n->tools.ports;
     u->todo = n->wants;
     memcpy(u->uplink, n->uplink, sizeof(u->uplink));
+    memcpy(u->opened, n->opened, sizeof(u->opened));
     if (!is_wanted(&n->wants))
         return;
     u->bindings = pool_bindings(n, &u->n_bindings);
@@ -326,12 +329,14 @@ struct net_counts net_counts(const struct net *n)
         .claimed = n->n_claimed,
         .addresses = n->addresses.n_taken,
         .repairs = n->epoch,
+        .listings = n->connections ? connections_listings(n->connections) : 0,
     };
 }
 
 bool net_is_busy(const struct net *n)
 {
-    return n->turn != NULL || n->refill.place != 0;
+    return n->turn != NULL || n->refill.place != 0 ||
+           (n->connections && connections_is_busy(n->connections));
 }
 
 void pool_empty(struct net *n)

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "loop/jobs.h"
+#include "net/connections.h"
 #include "net/links.h"
 #include "net/names.h"
 #include "net/net.h"
@@ -39,10 +40,11 @@ struct net {
     char uplink[IFNAMSIZ]; /* as the rules have it */
     struct upkeep wants;
     uint64_t epoch;              /* counts the repairs */
-    bool has_opened_uplink;      /* forwarding was off there before we came */
+    char opened[IFNAMSIZ];       /* forwarding was off there before we came */
     char commands[COMMANDS_MAX]; /* for the operator: a firewall is in guests' way; or "" */
     struct net_watch *watch;
-    struct names *names; /* NULL: there are none, and why */
+    struct connections *connections; /* NULL: they are not counted here */
+    struct names *names;             /* NULL: there are none, and why */
     char why_no_names[300];
 
     struct tap_link *found; /* at start; until they are adopted or swept */

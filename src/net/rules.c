@@ -15,6 +15,7 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <nftables/libnftables.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "net/publish.h"
 
@@ -66,6 +67,24 @@ int rules_run(const char *text, struct err *e)
 int rules_ask(const char *text, struct buf *out, struct err *e)
 {
     return run_nft(text, out, e);
+}
+
+void rules_read_opened(char out[IFNAMSIZ])
+{
+    auto_buf struct buf text = BUF(TEXT_MAX);
+    struct err none = {0};
+    json_auto_t *doc = NULL;
+    const json_t *set;
+    const char *name;
+
+    out[0] = '\0';
+    if (rules_ask("list set ip " RULES_TABLE " " RULES_OPENED, &text, &none) < 0)
+        return;
+    doc = parse_json(buf_str(&text), text.len, &none);
+    set = json_object_get(json_array_get(json_object_get(doc, "nftables"), 1), "set");
+    name = json_string_value(json_array_get(json_object_get(set, "elem"), 0));
+    if (name)
+        (void)snprintf(out, IFNAMSIZ, "%s", name);
 }
 
 /* --- what nft's syntax cannot say --- */

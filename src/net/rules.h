@@ -22,6 +22,7 @@
 #include "net/plan.h"
 
 #define RULES_TABLE "hypeman"
+#define RULES_OPENED "forwarding_was_off"      /* a set, of the interface where it was */
 #define RULES_PORTS_TABLE RULES_TABLE "_ports" /* begins like the others: see net/watch.c */
 
 /* A TAP, and the outer address that it stands for. */
@@ -35,6 +36,7 @@ struct binding {
 struct rules_input {
     const struct net_plan *plan;
     const char *uplink; /* as it is now; empty: guests reach nothing outside */
+    const char *opened; /* the interface that began to forward for us; empty: none */
     const struct binding *bindings;
     size_t n_bindings;
     const struct list *open_ports; /* of struct port_set (net/publish.h) */
@@ -48,6 +50,9 @@ rules_part rules_mapping; /* mapping.c: inner and outer addresses, who may speak
 /* Puts all tables in place, or in place of what is there. */
 int rules_apply(const struct rules_input *in, struct err *e);
 int rules_remove(struct err *e);
+
+/* What an earlier daemon's tables say of where it began to forward; "" for nowhere. */
+void rules_read_opened(char out[IFNAMSIZ]);
 
 /* Runs nft's language. rules_ask() gives what it prints, as JSON. */
 int rules_run(const char *text, struct err *e);

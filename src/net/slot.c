@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "net/links.h"
 #include "net/rate.h"
@@ -118,6 +119,37 @@ int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, st
     return 0;
 }
 
+int slot_leave(const struct op *op, struct net_slot *s, struct err *e)
+{
+    if (tap_leave(s->fd, e) < 0)
+        return -1;
+    close(take_fd(&s->fd));
+    return tap_await_free(op, s->tap, e);
+}
+
+/* Nobody but us deletes it; if somebody did, what has its name now is none of ours. */
+static int return_unused(const struct net_slot *s, struct err *e)
+{
+    auto_close int fd = tap_return(s->tap, e);
+
+    if (fd >= 0 && (int)if_nametoindex(s->tap) != s->ifindex)
+        return err_set(e, ERR_NOT_FOUND, "it was deleted");
+    return take_fd(&fd);
+}
+
+void slot_return(struct net_slot *s, int pidfd, int pid)
+{
+    struct err e = {0};
+
+    if (s->fd >= 0)
+        return;
+    s->fd = pidfd >= 0 ? tap_of_process(pidfd, pid, s->tap, &e) : return_unused(s, &e);
+    if (s->fd < 0)
+        log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
+    else
+        tap_bind_to_file(s->fd);
+}
+
 int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e)
 {
     struct nl nft = NL_CLOSED;
@@ -166,6 +198,7 @@ int slots_unbind(struct slot_tools *tools, struct net_slot *const *v, size_t n, 
         if (v[i]->is_limited && rate_clear(v[i]->tap, e) < 0)
             return -1;
         v[i]->is_limited = false;
+        v[i]->left = v[i]->bound;
         v[i]->bound = 0;
         count_from_here(v[i]);
         if (v[i]->fd >= 0)

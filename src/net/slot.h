@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "loop/op.h"
 #include "net/netlink.h"
 #include "net/plan.h"
 #include "net/publish.h"
@@ -26,6 +27,7 @@ struct net_slot {
     int ifindex;             /* 0: its TAP is still to be made */
     int fd;                  /* -1: only its VMM has the file; the TAP ends with it */
     uint32_t bound;          /* the address that leads to it; 0: none */
+    uint32_t left;           /* the address that led to it before, since it was unbound */
     uint32_t address;        /* the address that is to lead to it */
     struct port_set *ports;  /* that lead to it while its VMM runs; NULL: none */
     struct tap_stats before; /* counted before its present VMM got it */
@@ -47,6 +49,14 @@ struct slot_tools {
 
 /* Makes TAPs that are not there, and has each slot's address lead to it, and no other. */
 int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, struct err *e);
+
+/*
+ * For a VMM that opens the TAP by its name: nobody holds it from the first to the second, which
+ * takes it back from the process that did open it, or, with pidfd -1, from nobody. What cannot
+ * be had back ends with its VMM's slot.
+ */
+int slot_leave(const struct op *op, struct net_slot *s, struct err *e);
+void slot_return(struct net_slot *s, int pidfd, int pid);
 
 /* Opens a bound slot's ports. */
 int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e);

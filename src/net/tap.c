@@ -7,10 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <linux/ethtool.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 
 #include "base/cleanup.h"
 #include "base/parse.h"
@@ -18,17 +21,63 @@
 
 enum { FRAME_MAX = 70 * 1024 };
 
-int tap_open(char name_out[IFNAMSIZ], struct err *e)
+static int open_named(struct ifreq *r, struct err *e)
 {
     auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-    struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, .ifr_name = NET_TAPS "%d"};
 
+    r->ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
     if (fd < 0)
         return err_errno(e, "open /dev/net/tun");
-    if (ioctl(fd, TUNSETIFF, &r) < 0)
-        return err_errno(e, "make a TAP");
+    return ioctl(fd, TUNSETIFF, r) < 0 ? err_errno(e, "open the TAP %s", r->ifr_name)
+                                       : take_fd(&fd);
+}
+
+int tap_open(char name_out[IFNAMSIZ], struct err *e)
+{
+    struct ifreq r = {.ifr_name = NET_TAPS "%d"};
+    int fd = open_named(&r, e);
+
     memcpy(name_out, r.ifr_name, IFNAMSIZ);
-    return take_fd(&fd);
+    return fd;
+}
+
+int tap_leave(int fd, struct err *e)
+{
+    return ioctl(fd, TUNSETPERSIST, 1) < 0 ? err_errno(e, "leave a TAP to its VMM") : 0;
+}
+
+void tap_bind_to_file(int fd)
+{
+    (void)ioctl(fd, TUNSETPERSIST, 0); /* cannot fail on a TAP's file */
+}
+
+int tap_await_free(const struct op *op, const char *name, struct err *e)
+{
+    auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct ethtool_value link = {.cmd = ETHTOOL_GLINK};
+    struct ifreq r = {.ifr_data = (char *)&link};
+
+    (void)snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
+    for (;;) {
+        if (fd < 0 || ioctl(fd, SIOCETHTOOL, &r) < 0)
+            return err_errno(e, "look whether the TAP %s is free", name);
+        if (!link.data)
+            return 0;
+        if (op_sleep(op, 1, e) < 0)
+            return err_wrap(e, "the TAP %s is not let go of", name);
+    }
+}
+
+int tap_return(const char *name, struct err *e)
+{
+    struct ifreq r = {0};
+    int fd;
+
+    (void)snprintf(r.ifr_name, sizeof(r.ifr_name), "%s", name);
+    fd = open_named(&r, e);
+    if (fd >= 0)
+        tap_bind_to_file(fd);
+    return fd;
 }
 
 void tap_drain(int fd)

@@ -35,14 +35,22 @@ static bool is_forwarding(const char *uplink)
     return fd >= 0 && read(fd, &value, 1) == 1 && value == '1';
 }
 
-/* Answers from outside come in by the uplink. Only there, not on all the host, forwarding begins.
+/*
+ * Answers from outside come in by the uplink. Only there, not on all the host, forwarding begins;
+ * the rules say where, for a daemon that is to end it after us.
  */
 static void open_uplink(struct upkeep_work *u)
 {
+    if (u->opened[0] && strcmp(u->opened, u->uplink) != 0) {
+        uplink_set_forwarding(u->opened, false);
+        u->opened[0] = '\0';
+        u->todo.rules = true;
+    }
     if (u->uplink[0] == '\0' || is_forwarding(u->uplink))
         return;
     uplink_set_forwarding(u->uplink, true);
-    u->opened_uplink = true;
+    memcpy(u->opened, u->uplink, sizeof(u->opened));
+    u->todo.rules = true;
 }
 
 static int find_uplink(struct upkeep_work *u, struct err *e)
@@ -68,6 +76,7 @@ static int write_rules(struct upkeep_work *u, struct err *e)
     struct rules_input in = {
         .plan = u->plan,
         .uplink = u->uplink,
+        .opened = u->opened,
         .bindings = u->bindings,
         .n_bindings = u->n_bindings,
         .open_ports = &u->ports->sets,
@@ -88,6 +97,7 @@ static int write_links(struct upkeep_work *u, struct err *e)
     if (nl_open(&n, NETLINK_ROUTE, e) < 0)
         return -1;
     link_gateway(&n, u->plan, true);
+    link_subnet(&n, u->plan, true);
     for (size_t i = 0; i < u->n_bindings; i++) {
         link_prepare(&n, u->bindings[i].ifindex);
         link_bind(&n, u->plan, u->bindings[i].ifindex, u->bindings[i].address);

@@ -15,7 +15,7 @@ struct upkeep_work {
     const struct net_plan *plan;
     struct open_ports *ports;
     char uplink[IFNAMSIZ]; /* as the rules have it; may be changed */
-    bool opened_uplink;    /* it began to forward for us */
+    char opened[IFNAMSIZ]; /* it began to forward for us; empty: none did. May be changed */
     struct binding *bindings;
     size_t n_bindings;
     char

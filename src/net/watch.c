@@ -39,22 +39,6 @@ struct net_watch {
     char comm[COMM_SIZE];  /* what the kernel calls us */
 };
 
-static int subscribe(int protocol, const unsigned *groups, size_t n, struct err *e)
-{
-    auto_close int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
-    struct sockaddr_nl a = {.nl_family = AF_NETLINK};
-    int room = 1 << 20;
-
-    if (fd < 0 || bind(fd, (const struct sockaddr *)&a, sizeof(a)) < 0)
-        return err_errno(e, "open a netlink socket");
-    (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room));
-    for (size_t i = 0; i < n; i++) {
-        if (setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &groups[i], sizeof(groups[i])) < 0)
-            return err_errno(e, "follow the kernel's changes");
-    }
-    return take_fd(&fd);
-}
-
 static void later(struct net_watch *w, const struct upkeep *more)
 {
     int64_t apart = w->last_ms + APART_MS - clock_ms();
@@ -246,8 +230,8 @@ struct net_watch *net_watch_new(struct loop *loop, const struct net_plan *plan, 
     w->route.fn = on_route;
     w->soon.fn = do_it;
     (void)prctl(PR_GET_NAME, w->comm);
-    if (follow(w, &w->nft, subscribe(NETLINK_NETFILTER, nft, 1, e), e) == 0 &&
-        follow(w, &w->route, subscribe(NETLINK_ROUTE, route, 3, e), e) == 0)
+    if (follow(w, &w->nft, nl_follow(NETLINK_NETFILTER, nft, 1, e), e) == 0 &&
+        follow(w, &w->route, nl_follow(NETLINK_ROUTE, route, 3, e), e) == 0)
         return w;
     net_watch_free(w);
     return NULL;

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -54,8 +55,9 @@ struct store_change {
     /* While it is queued. */
     struct store_change *next;
     struct err err;
-    bool is_awaited; /* by store_commit(), on told; else done is told, if there is one */
+    bool is_awaited; /* by store_await(), on told; else done is told, if there is one */
     sem_t told;
+    int64_t ended_us;
     struct loop *loop;
     struct store_done *done;
 };
@@ -319,6 +321,7 @@ static void on_loop(struct post *post)
 static void tell(struct store_change *c)
 {
     if (c->is_awaited) {
+        c->ended_us = clock_us();
         sem_post(&c->told); /* the change is the waiter's again from here on */
         return;
     }
@@ -375,13 +378,17 @@ static void enqueue(struct store *store, struct store_change *change)
     pthread_mutex_unlock(&store->lock);
 }
 
-int store_commit(struct store *store, struct store_change *change, struct err *e)
+void store_begin(struct store *store, struct store_change *change)
 {
-    int rc = 0;
-
     sem_init(&change->told, 0, 0);
     change->is_awaited = true;
     enqueue(store, change);
+}
+
+int store_await(struct store_change *change, int64_t *ended_us, struct err *e)
+{
+    int rc = 0;
+
     while (sem_wait(&change->told) < 0 && errno == EINTR)
         ;
     sem_destroy(&change->told);
@@ -389,8 +396,16 @@ int store_commit(struct store *store, struct store_change *change, struct err *e
         *e = change->err;
         rc = -1;
     }
+    if (ended_us)
+        *ended_us = change->ended_us;
     store_change_free(change);
     return rc;
+}
+
+int store_commit(struct store *store, struct store_change *change, struct err *e)
+{
+    store_begin(store, change);
+    return store_await(change, NULL, e);
 }
 
 void store_post(struct store *store, struct loop *loop, struct store_change *change,

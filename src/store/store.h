@@ -52,6 +52,14 @@ void store_change_free(
 int store_commit(struct store *store, struct store_change *change, struct err *e);
 
 /*
+ * The same in two halves, for who has something to do meanwhile: store_begin() takes its place
+ * in the order and does not wait; store_await(), once for each, does, and frees the change.
+ * ended_us: when it was durable (CLOCK_MONOTONIC); NULL: never mind.
+ */
+void store_begin(struct store *store, struct store_change *change);
+int store_await(struct store_change *change, int64_t *ended_us, struct err *e);
+
+/*
  * Any thread; returns at once. Takes the change. done runs on the loop, and may
  * be NULL together with loop: a failure then goes to the log.
  */

@@ -208,6 +208,26 @@ static void process_is_gone(struct adoption *a, struct instance *row, int dir_fd
     ended_unseen(a, row, dir_fd);
 }
 
+/* A fork that was under way: its record was faster than its directory. */
+static bool is_half_made(const struct vm_world *w, const struct instance *row)
+{
+    return row->run.disk_stamp != 0 && faccessat(w->env.instances_fd, row->id, F_OK, 0) < 0 &&
+           errno == ENOENT;
+}
+
+static void forget(struct adoption *a, struct instance *row)
+{
+    struct store_change *change = store_change_new();
+
+    log_info("instance %s (%s) was being forked when the daemon ended; it is gone",
+             row->id,
+             row->spec->name);
+    instances_delete(change, row->id);
+    store_post(a->w->env.store, a->w->loop, change, NULL);
+    world_remove(a->w, row);
+    a->report.instances--;
+}
+
 static void settle_row(struct adoption *a, struct instance *row)
 {
     struct err e = {0};
@@ -218,6 +238,10 @@ static void settle_row(struct adoption *a, struct instance *row)
 
     if (!vm_state_has_process(row->run.state))
         return;
+    if (is_half_made(a->w, row)) {
+        forget(a, row);
+        return;
+    }
     dir_fd = env_open_instance(&a->w->env, row->id, &e);
     pidfd = dir_fd < 0 ? -1 : find_process(a->w, row, dir_fd);
     if (pidfd < 0 || !row->spec->driver) {
@@ -375,12 +399,12 @@ int world_adopt(struct vm_world *w, struct adopt_report *out, struct err *e)
     if (store_each_instance(w->env.store, add_row, &a, e) < 0 ||
         journal_open(&w->table.journal, w->env.store, w->loop, w->env.data_fd, e) < 0)
         return -1;
-    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next) {
-        struct instance *row = container_of(l, struct instance, order);
-
-        settle_row(&a, row);
-        network_adopt_ports(w, row);
+    for (struct list *l = w->table.order.next, *next; l != &w->table.order; l = next) {
+        next = l->next; /* it may be forgotten */
+        settle_row(&a, container_of(l, struct instance, order));
     }
+    for (struct list *l = w->table.order.next; l != &w->table.order; l = l->next)
+        network_adopt_ports(w, container_of(l, struct instance, order));
     rc = list_places(w, &places, e);
     if (rc == 0)
         rc = sweep_processes(&a, &places, e);

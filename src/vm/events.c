@@ -17,6 +17,8 @@
 #define META_KEY "revision"
 #define FILE_NAME "events"
 
+#define REVISION_MAX (1ULL << 53) /* what a client's JSON can still tell apart */
+
 enum {
     BLOCK = 1 << 24, /* hours of the busiest host; 2^53 is far away all the same */
     FILE_MAX = 4 * JOURNAL_BYTES,
@@ -225,7 +227,7 @@ static bool take_line(struct journal *j, char *line)
     const char *id = word(&line);
     uint64_t number;
 
-    if (!line || !parse_u64(revision, 1, INT64_MAX, &event.revision) ||
+    if (!line || !parse_u64(revision, 1, REVISION_MAX, &event.revision) ||
         !parse_u64(kind, 0, EVENT_DELETED, &number) || !id_is_valid(id) ||
         (j->revision && event.revision != j->revision + 1))
         return false;
@@ -240,8 +242,9 @@ static bool take_line(struct journal *j, char *line)
     return true;
 }
 
-/* The file goes before anything else happens: it is good for one start. */
-static void take_over(struct journal *j, int data_fd, uint64_t last_reserved)
+/* The file goes before anything else happens: it is good for one start. Whether it is believed;
+ * if not, what it gave a number to has had that number all the same. */
+static bool take_over(struct journal *j, int data_fd, uint64_t last_reserved)
 {
     auto_buf struct buf text = BUF(FILE_MAX);
     struct err e = {0};
@@ -249,38 +252,40 @@ static void take_over(struct journal *j, int data_fd, uint64_t last_reserved)
     bool good = true;
 
     if (file_read(data_fd, FILE_NAME, &text, &e) < 0)
-        return; /* there was a crash, or no daemon before */
+        return false; /* there was a crash, or no daemon before */
     if (unlinkat(data_fd, FILE_NAME, 0) < 0 || dir_sync(data_fd, &e) < 0)
-        return;
+        return false;
     for (char *line = text.data ? strtok_r(text.data, "\n", &rest) : NULL; line && good;
          line = strtok_r(NULL, "\n", &rest))
         good = take_line(j, line);
     if (good && j->revision > 0 && j->revision <= last_reserved)
-        return;
+        return true;
     while (j->revision > 0 && j->oldest <= j->revision)
         drop_oldest(j);
-    j->revision = 0;
+    return false;
 }
 
 int journal_open(struct journal *j, struct store *store, struct loop *loop, int data_fd,
                  struct err *e)
 {
     struct store_change *change;
-    int64_t last = 0;
+    int64_t stored = 0;
+    uint64_t last;
 
-    if (store_meta(store, META_KEY, 0, &last, e) < 0)
+    if (store_meta(store, META_KEY, 0, &stored, e) < 0)
         return -1;
+    last = (uint64_t)stored;
     j->revision = 0; /* what was counted before has no number that anybody saw */
-    take_over(j, data_fd, (uint64_t)last);
-    if (j->revision == 0) {
-        j->revision = (uint64_t)last;
-        j->oldest = j->revision + 1;
+    if (!take_over(j, data_fd, last)) {
+        last = j->revision > last ? j->revision : last;
+        j->revision = last;
+        j->oldest = last + 1;
     }
+    j->reserved = last + BLOCK;
     change = store_change_new();
-    meta_put(change, META_KEY, last + BLOCK);
+    meta_put(change, META_KEY, (int64_t)j->reserved);
     if (store_commit(store, change, e) < 0)
         return err_wrap(e, "reserve revisions");
-    j->reserved = (uint64_t)last + BLOCK;
     j->store = store;
     j->loop = loop;
     j->is_open = true;

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -202,7 +203,7 @@ static int capture_run(struct vm_op *op, struct err *e)
         return err_wrap(e, "fork %s", op->spec->name);
     if (freeze_await(op, e) == 0 && copy_ahead(&op->job.op, &vm, to_fd, e) == 0 &&
         copy_paused(op, &vm, to_fd, e) == 0 &&
-        snapshot_give(&vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
+        snapshot_give(&op->job.op, &vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
     snapshot_discard(op, dir_fd);
     remove_half(op->env, op->other);
@@ -283,25 +284,17 @@ static int make_dir(struct vm_op *op, struct err *e)
     return 0;
 }
 
-static int commit(struct vm_op *op, struct err *e)
-{
-    struct span_scope wait = op_span(&op->job.op, "await_directory");
-    int rc = beside_end(op->beside, e);
-
-    span_end(&wait);
-    return rc < 0 ? -1 : launch_commit_all(op, e);
-}
-
 /* From a snapshot or from a disk, to what was asked for. */
 static int bring_to_target(struct vm_op *op, struct err *e)
 {
     if (op->run.state == VM_STANDBY && op->target == VM_RUNNING)
-        return snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0
+        return snapshot_check_identity(
+                   &op->job.op, op->dir_fd, op->spec->driver, op->env->host, e) < 0
                    ? -1
-                   : restore_wake(op, commit, true, e);
+                   : restore_wake(op, true, e);
     if (op->run.state == VM_STOPPED && op->target == VM_RUNNING && launch_boot(op, e) < 0)
         return -1;
-    return commit(op, e);
+    return launch_commit_fork(op, e);
 }
 
 /* It may be committed already. The record goes before the directory, as in a delete. */
@@ -333,7 +326,7 @@ static int fork_run(struct vm_op *op, struct err *e)
         op->beside = &published;
         beside_begin(&published);
         rc = bring_to_target(op, e);
-        (void)beside_end(&published, &ignored); /* commit() has judged it */
+        (void)beside_end(&published, &ignored); /* whoever committed has judged it */
         op->beside = NULL;
         span_put(op->job.op.trace, "publish_directory", published.began_us, published.ended_us);
     }
@@ -358,9 +351,45 @@ static void fork_apply(struct vm_world *w, struct instance *row, struct vm_op *o
     let_go_of_source(w, op);
 }
 
+struct discarding {
+    struct job job;
+    const struct vm_env *env;
+    char id[ID_SIZE];
+};
+
+static void discard_run(struct job *job)
+{
+    struct discarding *d = container_of(job, struct discarding, job);
+
+    remove_half(d->env, d->id);
+}
+
+static void discard_done(struct job *job)
+{
+    free(container_of(job, struct discarding, job));
+}
+
+/* Of a fork that was refused after its capture: its own job, which would undo it, never ran. */
+static void discard_half(struct vm_world *w, const char *id)
+{
+    struct discarding *d = mem_new(struct discarding);
+    struct err e = {0};
+
+    d->env = &w->env;
+    memcpy(d->id, id, sizeof(d->id));
+    d->job = (struct job){
+        .run = discard_run, .done = discard_done, .kind = VM_JOB_NOTE, .timeout_ms = 60000};
+    if (jobs_submit(w->jobs, &d->job, &e) < 0) {
+        log_warn("what was captured for %s stays until the next start: %s", id, e.msg);
+        free(d);
+    }
+}
+
 /* The row was only reserved. */
 static void fork_failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
+    if (op->is_prepared && op->dir_fd < 0)
+        discard_half(w, op->id);
     world_remove(w, row);
     let_go_of_source(w, op);
 }

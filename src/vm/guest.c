@@ -14,6 +14,9 @@
 #include "vm/instance.h"
 #include "vm/live.h"
 
+/* What a client's socket hands over at once, so that a piece of its is not two of ours. */
+enum { PIECE_MAX = 32 * 1024 };
+
 struct guest {
     struct loop *loop;
     struct agent *agent; /* that has greeted; NULL while there is none */
@@ -211,7 +214,7 @@ size_t guest_write(struct guest_stream *s, const void *data, size_t len)
     if (s->input_is_over)
         return 0;
     while (left > 0 && is_open(s) && s->credit > 0 && has_room(s->guest)) {
-        size_t n = left < FRAME_DATA_MAX ? left : FRAME_DATA_MAX;
+        size_t n = left < PIECE_MAX ? left : PIECE_MAX;
 
         if (n > s->credit)
             n = s->credit;

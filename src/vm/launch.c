@@ -121,21 +121,32 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .memory_bytes = op->spec->memory_bytes,
         .hotplug_bytes = op->spec->hotplug_bytes,
         .tap_fd = op->slot ? op->slot->fd : -1,
+        .tap_name = op->slot && op->spec->driver->opens_tap ? op->slot->tap : NULL,
     };
 
     plan_user_net(network_of_vmm(op), &boot.user_net);
     return boot;
 }
 
+static int boot_vmm(struct vm_op *op, struct err *e)
+{
+    struct vmm_boot boot;
+    int rc = network_leave_tap(op, e);
+
+    boot = launch_plan(op); /* a slot that was just made has its file only now */
+    if (rc == 0)
+        rc = vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e);
+    network_return_tap(op);
+    return rc;
+}
+
 int launch_boot(struct vm_op *op, struct err *e)
 {
     uint64_t incarnation = op->run.incarnation + 1;
-    struct vmm_boot boot;
 
     if (network_bind(op, "network", e) < 0 || write_config(op, incarnation, e) < 0)
         return -1;
-    boot = launch_plan(op); /* a slot that was just made has its file only now */
-    if (vmm_boot(&op->job.op, op->spec->driver, &boot, &op->started, e) < 0)
+    if (boot_vmm(op, e) < 0)
         return -1;
     op->run.incarnation = incarnation;
     op->run.boot = incarnation;
@@ -168,21 +179,21 @@ static int commit(const struct vm_op *op, struct store_change *change, struct er
     return store_commit(op->env->store, change, e);
 }
 
-int launch_commit_state(struct vm_op *op, struct err *e)
+struct store_change *launch_change_state(const struct vm_op *op)
 {
     struct store_change *change = store_change_new();
     auto_buf struct buf state = BUF(16 * 1024);
 
     vm_run_write(&state, &op->run);
     instances_put_state(change, op->id, buf_str(&state));
-    return commit(op, change, e);
+    return change;
 }
 
-int launch_commit_all(struct vm_op *op, struct err *e)
+struct store_change *launch_change_all(const struct vm_op *op)
 {
     struct store_change *change = store_change_new();
-    struct buf spec = BUF(16 << 20);
-    struct buf state = BUF(16 * 1024);
+    auto_buf struct buf spec = BUF(16 << 20);
+    auto_buf struct buf state = BUF(16 * 1024);
     struct instance_record record = {.id = op->id, .name = op->spec->name};
 
     spec_write(&spec, op->spec);
@@ -190,7 +201,27 @@ int launch_commit_all(struct vm_op *op, struct err *e)
     record.spec = buf_str(&spec);
     record.state = buf_str(&state);
     instances_put(change, &record);
-    buf_free(&spec);
-    buf_free(&state);
-    return commit(op, change, e);
+    return change;
+}
+
+int launch_commit_state(struct vm_op *op, struct err *e)
+{
+    return commit(op, launch_change_state(op), e);
+}
+
+int launch_commit_all(struct vm_op *op, struct err *e)
+{
+    return commit(op, launch_change_all(op), e);
+}
+
+int launch_await_directory(const struct vm_op *op, struct err *e)
+{
+    auto_span span = op_span(&op->job.op, "await_directory");
+
+    return beside_end(op->beside, e);
+}
+
+int launch_commit_fork(struct vm_op *op, struct err *e)
+{
+    return launch_await_directory(op, e) < 0 ? -1 : launch_commit_all(op, e);
 }

@@ -29,3 +29,11 @@ void launch_undo(struct vm_op *op);
 /* Makes the outcome durable: op->run alone, or the whole record with op->spec. */
 int launch_commit_state(struct vm_op *op, struct err *e);
 int launch_commit_all(struct vm_op *op, struct err *e);
+
+/* Of a fork, whose directory goes to the disk beside (op->beside): once that is there. */
+int launch_await_directory(const struct vm_op *op, struct err *e);
+int launch_commit_fork(struct vm_op *op, struct err *e);
+
+/* What these commit, for who commits it beside something else. */
+struct store_change *launch_change_state(const struct vm_op *op);
+struct store_change *launch_change_all(const struct vm_op *op);

@@ -378,7 +378,7 @@ void live_judge(struct vm_world *w, struct instance *row)
              row->run.exit_message ? ": " : "",
              row->run.exit_message ? row->run.exit_message : "");
     live_detach(w, row);
-    network_settle_ports(row, false);
+    network_settle(w, row, false);
     row->observed_us = wall_us();
     instance_changed(&w->table, row);
     exit_note_store(w, row);

@@ -8,8 +8,10 @@
 
 static bool has_network(const struct vm_world *w, const struct spec *spec)
 {
-    return spec->network_enabled && spec->driver && spec->driver->takes_tap_file && w->net &&
-           net_is_on(w->net);
+    const struct vmm_driver *driver = spec->driver;
+
+    return spec->network_enabled && driver && (driver->takes_tap_file || driver->opens_tap) &&
+           w->net && net_is_on(w->net);
 }
 
 static int refuse_ports(const struct vm_world *w, const struct spec *spec, struct err *e)
@@ -50,10 +52,20 @@ void network_unname(struct vm_world *w, const struct instance *row)
         net_unname(w->net, row->id);
 }
 
-void network_settle_ports(struct instance *row, bool is_gone)
+void network_settle(struct vm_world *w, struct instance *row, bool is_gone)
 {
-    if (is_gone || (row->run.state == VM_STOPPED && !row->holder))
-        ports_give_back(take_ptr(&row->ports));
+    if (!is_gone && (row->run.state != VM_STOPPED || row->holder))
+        return;
+    ports_give_back(take_ptr(&row->ports));
+    if (w->net)
+        net_forget_connections(w->net, row->run.address);
+}
+
+bool network_connections(const struct vm_world *w, const struct instance *row,
+                         struct flow_counts *out)
+{
+    *out = (struct flow_counts){0};
+    return w->net && row->run.address && net_connections(w->net, row->run.address, out);
 }
 
 void network_adopt_ports(struct vm_world *w, struct instance *row)
@@ -97,6 +109,26 @@ int network_bind(const struct vm_op *op, const char *span, struct err *e)
     if (net_bind(op->env->net, op->slot, e) < 0)
         return -1;
     return op->spec->download_rate || op->spec->upload_rate ? network_limit(op, op->slot, e) : 0;
+}
+
+int network_leave_tap(const struct vm_op *op, struct err *e)
+{
+    auto_span span = {0};
+
+    if (!op->slot || !op->spec->driver->opens_tap)
+        return 0;
+    span = op_span(&op->job.op, "network_leave");
+    return slot_leave(&op->job.op, op->slot, e);
+}
+
+void network_return_tap(const struct vm_op *op)
+{
+    auto_span span = {0};
+
+    if (!op->slot || !op->spec->driver->opens_tap)
+        return;
+    span = op_span(&op->job.op, "network_return");
+    slot_return(op->slot, op->started.pidfd, op->started.id.pid);
 }
 
 void network_let_go(struct vm_op *op)

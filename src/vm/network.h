@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "net/flows.h"
 #include "vm/op.h"
 
 /* Loop: a slot for the VMM that the op's job is to start; op->run.address is the instance's. */
@@ -20,6 +21,13 @@ int network_bind(const struct vm_op *op, const char *span, struct err *e);
 /* Worker: the rates that the op's spec asks for, on a slot whose VMM may run. */
 int network_limit(const struct vm_op *op, struct net_slot *slot, struct err *e);
 
+/*
+ * Worker: around the start of a VMM that opens its TAP by name (net/slot.h); the second also
+ * when nothing came of it, once op->started says so. Nothing to do for others.
+ */
+int network_leave_tap(const struct vm_op *op, struct err *e);
+void network_return_tap(const struct vm_op *op);
+
 /* Loop: the op is over; what nobody took from it goes back. */
 void network_let_go(struct vm_op *op);
 
@@ -30,8 +38,13 @@ struct net_slot *network_hand_over(struct vm_world *w, struct vm_op *op);
 void network_name(struct vm_world *w, struct instance *row);
 void network_unname(struct vm_world *w, const struct instance *row);
 
-/* Loop: ports of the host go back if it has come to a stop, or is gone. */
-void network_settle_ports(struct instance *row, bool is_gone);
+/* Loop: if it has come to a stop, or is gone, its ports of the host go back, and its connections
+ * are over. */
+void network_settle(struct vm_world *w, struct instance *row, bool is_gone);
+
+/* Loop: its connections; false: nobody knows. */
+bool network_connections(const struct vm_world *w, const struct instance *row,
+                         struct flow_counts *out);
 
 /* Start-up: an address from the store, and what a VMM that lives holds. */
 void network_adopt_address(struct vm_world *w, struct instance *row);

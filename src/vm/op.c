@@ -31,6 +31,7 @@ struct vm_op *vm_op_new(const struct vm_verb *verb,
     op->pidfd = -1;
     op->dir_fd = -1;
     op->held_fd = -1;
+    op->used_fd = -1;
     op->frozen_fd = -1;
     op->started.pidfd = -1;
     return op;
@@ -64,8 +65,9 @@ static void op_free(struct vm_op *op)
     network_let_go(op);
     if (op->pidfd >= 0)
         close(op->pidfd);
-    if (op->dir_fd >= 0)
-        close(op->dir_fd);
+    if (op->used_fd >= 0)
+        world_clear_snapshot(op->world, take_fd(&op->dir_fd), take_fd(&op->used_fd));
+    cleanup_close(&op->dir_fd);
     cleanup_close(&op->frozen_fd);
     if (op->held_fd >= 0)
         world_close(op->world, take_fd(&op->held_fd));
@@ -183,7 +185,7 @@ static void settle(struct vm_world *w, struct instance *row, struct vm_op *op)
     if (!row)
         return;
     live_judge(w, row);
-    network_settle_ports(row, false);
+    network_settle(w, row, false);
 }
 
 static void op_done(struct job *job)

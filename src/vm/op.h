@@ -72,6 +72,7 @@ struct vm_op {
     char other[ID_SIZE];          /* fork: the source; capture: the instance to be */
     enum vm_state target;         /* fork: what the new instance becomes */
     bool is_prepared;             /* fork: its directory was made by a capture */
+    bool is_unwritten;            /* standby: its record is still to be written */
     const atomic_bool *abandoned; /* set once nobody waits for it: then it does not begin. NULL: it
                                      does in any case. Lives until answered() */
     struct spec *next_spec; /* start, update: what the instance becomes; NULL: as it is. Owned */
@@ -94,6 +95,7 @@ struct vm_op {
     struct vmm_process started; /* pidfd -1: none */
     int dir_fd;                 /* of the instance, for attaching the loop's watches; -1: none */
     int held_fd;                /* is closed once the answer is out, by a job; -1: none */
+    int used_fd;                /* the snapshot that was woken, which goes then too; -1: none */
 
     bool is_left_paused;   /* the VM, by a VMM that answers nobody, which was not waited for */
     int frozen_fd;         /* see vm/freeze.h; -1: none */

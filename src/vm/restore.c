@@ -10,8 +10,6 @@
 #include "vm/snapshot.h"
 #include "vm/verbs.h"
 
-enum { STATE_MAX = 16 * 1024 };
-
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
     op->starts_vmm = true;
@@ -30,10 +28,17 @@ static int check(const struct instance *row, struct vm_op *op, struct err *e)
 
 static int load(struct vm_op *op, struct err *e)
 {
-    struct vmm_load what = {.boot = launch_plan(op), .resume = false};
+    struct vmm_load what = {.resume = false};
     bool runs = false;
+    int rc = network_bind(op, "restore_network", e);
 
-    return vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e);
+    if (rc == 0)
+        rc = network_leave_tap(op, e);
+    what.boot = launch_plan(op);
+    if (rc == 0)
+        rc = vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e);
+    network_return_tap(op);
+    return rc;
 }
 
 static int let_run(struct vm_op *op, struct err *e)
@@ -49,15 +54,20 @@ static int let_run(struct vm_op *op, struct err *e)
     return vmm_resume(&op->job.op, &vm, e);
 }
 
+static int commit(struct vm_op *op, bool is_new, struct err *e)
+{
+    return is_new ? launch_commit_fork(op, e) : launch_commit_state(op, e);
+}
+
 /* The guest never ran, so the snapshot still is the continuation of its disk. */
-static void give_back(struct vm_op *op, const struct vm_run *before, restore_commit *commit)
+static void give_back(struct vm_op *op, const struct vm_run *before, bool is_new)
 {
     struct err e = {0};
 
     launch_undo(op);
     vm_run_free(&op->run);
     op->run = vm_run_copy(before);
-    if (commit(op, &e) < 0)
+    if (commit(op, is_new, &e) < 0)
         log_error(
             "instance %s: that it is in standby again is not written down: %s", op->id, e.msg);
 }
@@ -73,84 +83,89 @@ static void enter_running(struct vm_op *op, const struct proc_id *process)
     op->run.restarts = 0;
 }
 
-static int commit_and_run(struct vm_op *op, restore_commit *commit, struct err *e)
+static int commit_and_run(struct vm_op *op, bool is_new, struct err *e)
 {
     auto_run struct vm_run before = vm_run_copy(&op->run);
 
     enter_running(op, &op->started.id);
-    if (commit(op, e) < 0) {
+    if (commit(op, is_new, e) < 0) {
         launch_undo(op);
         return -1;
     }
     if (let_run(op, e) < 0) {
-        give_back(op, &before, commit);
+        give_back(op, &before, is_new);
         return -1;
     }
     return 0;
 }
 
 /* The guest has run: it no longer fits the disk. */
-static void drop_snapshot(const struct vm_op *op)
+static void drop_snapshot(struct vm_op *op)
 {
-    auto_span span = op_span(&op->job.op, "remove_snapshot");
+    auto_span span = op_span(&op->job.op, "withdraw_snapshot");
     struct err e = {0};
 
-    if (snapshot_remove(op->dir_fd, &e) < 0)
+    op->used_fd = snapshot_use_up(op->dir_fd, &e);
+    if (op->used_fd < 0)
         log_warn("instance %s: its used snapshot stays until the next: %s", op->id, e.msg);
 }
 
 /* --- with the resume in the load --- */
 
-/* That it runs, put down before it does. */
-struct intent {
+/* What is done while the VMM starts, and has to be done before it loads, or before the answer. */
+struct waking {
     struct vm_op *op;
-    struct store_change *change; /* NULL once the store has it */
-    struct beside committed;
+    bool is_new;
+    struct vmm_load load;
+    struct store_change *change; /* that it runs, under way to the store; NULL: none is */
+    int64_t began_us;
+    struct err network; /* why there is none for it; code ERR_NONE: there is */
 };
-
-static int commit_intent(void *arg, struct err *e)
-{
-    struct intent *intent = arg;
-
-    return store_commit(intent->op->env->store, take_ptr(&intent->change), e);
-}
 
 static void process_started(void *arg, const struct vmm_process *process)
 {
-    struct intent *intent = arg;
-    struct vm_op *op = intent->op;
-    auto_buf struct buf state = BUF(STATE_MAX);
+    struct waking *w = arg;
+    struct vm_op *op = w->op;
 
     op->run.disk_stamp = snapshot_disk_stamp(op->dir_fd);
     enter_running(op, &process->id);
-    vm_run_write(&state, &op->run);
-    intent->change = store_change_new();
-    instances_put_state(intent->change, op->id, buf_str(&state));
-    intent->committed = (struct beside){.fn = commit_intent, .arg = intent};
-    beside_begin(&intent->committed);
+    w->began_us = clock_us();
+    w->change = w->is_new ? launch_change_all(op) : launch_change_state(op);
+    store_begin(op->env->store, w->change);
+    if (network_bind(op, "restore_network", &w->network) == 0)
+        (void)network_leave_tap(op, &w->network);
+    w->load.boot = launch_plan(op);
 }
 
-static int await_intent(void *arg, struct err *e)
+static int await_commit(struct waking *w, struct err *e)
 {
-    struct intent *intent = arg;
-    struct trace *trace = intent->op->job.op.trace;
-    auto_span span = op_span(&intent->op->job.op, "await_commit");
-    int rc = beside_end(&intent->committed, e);
+    struct op *op = &w->op->job.op;
+    auto_span span = op_span(op, "await_commit");
+    int64_t ended_us = 0;
+    int rc = store_await(take_ptr(&w->change), &ended_us, e);
 
-    span_put(trace, "store.commit", intent->committed.began_us, intent->committed.ended_us);
+    span_put(op->trace, "store.commit", w->began_us, ended_us);
     return rc;
 }
 
-/* Nothing came of it. What the record says depends on whether the guest may have run. */
-static void withdraw(struct intent *intent, const struct vm_run *before)
+static int about_to_run(void *arg, struct err *e)
 {
-    struct vm_op *op = intent->op;
+    struct waking *w = arg;
+
+    if (w->network.code != ERR_NONE) {
+        *e = w->network;
+        return -1;
+    }
+    return w->is_new ? 0 : await_commit(w, e);
+}
+
+/* Nothing came of it. What the record says depends on whether the guest may have run. */
+static void withdraw(struct vm_op *op, const struct vm_run *before)
+{
     int64_t stamp = op->run.disk_stamp;
     bool is_as_it_was = stamp != 0 && snapshot_disk_stamp(op->dir_fd) == stamp;
     struct err e = {0};
 
-    (void)beside_end(&intent->committed, &e);
-    err_clear(&e);
     vm_run_free(&op->run);
     op->run = vm_run_copy(before);
     if (!is_as_it_was) {
@@ -163,46 +178,60 @@ static void withdraw(struct intent *intent, const struct vm_run *before)
         drop_snapshot(op);
 }
 
+/* What the store was given it is to have, or to have refused, before it is given more. */
+static void end_commit(struct waking *w)
+{
+    struct err ignored = {0};
+
+    if (w->change)
+        (void)await_commit(w, &ignored);
+}
+
+static int load_and_resume(struct waking *w, struct err *e)
+{
+    struct vm_op *op = w->op;
+    bool runs = false;
+    int rc = vmm_load(&op->job.op, op->spec->driver, &w->load, &op->started, &runs, e);
+
+    network_return_tap(op);
+    if (rc < 0 || (!runs && let_run(op, e) < 0))
+        return -1;
+    if (!w->is_new)
+        return 0;
+    return launch_await_directory(op, e) < 0 ? -1 : await_commit(w, e);
+}
+
 static int load_running(struct vm_op *op, bool is_new, struct err *e)
 {
     auto_run struct vm_run before = vm_run_copy(&op->run);
-    struct intent intent = {.op = op};
-    struct vmm_load what = {.boot = launch_plan(op), .resume = true, .arg = &intent};
-    bool runs = false;
+    struct waking w = {.op = op,
+                       .is_new = is_new,
+                       .load = {.boot = launch_plan(op),
+                                .resume = true,
+                                .started = process_started,
+                                .about_to_run = about_to_run,
+                                .arg = &w}};
+    int rc = load_and_resume(&w, e);
 
-    if (!is_new) {
-        what.started = process_started;
-        what.about_to_run = await_intent;
-    }
-    if (vmm_load(&op->job.op, op->spec->driver, &what, &op->started, &runs, e) < 0 ||
-        (!runs && let_run(op, e) < 0)) {
+    end_commit(&w);
+    if (rc < 0) {
         launch_undo(op);
-        if (intent.committed.fn)
-            withdraw(&intent, &before);
+        if (w.began_us && !is_new)
+            withdraw(op, &before);
         return -1;
     }
     op->run.disk_stamp = 0;
     return 0;
 }
 
-static int load_running_fork(struct vm_op *op, restore_commit *commit, struct err *e)
-{
-    if (load_running(op, true, e) < 0)
-        return -1;
-    enter_running(op, &op->started.id);
-    return commit(op, e);
-}
-
-int restore_wake(struct vm_op *op, restore_commit *commit, bool is_new, struct err *e)
+int restore_wake(struct vm_op *op, bool is_new, struct err *e)
 {
     int rc;
 
-    if (network_bind(op, "restore_network", e) < 0)
-        return -1;
     if (op->spec->driver->resumes_in_load && op->env->resume_in_load)
-        rc = is_new ? load_running_fork(op, commit, e) : load_running(op, false, e);
+        rc = load_running(op, is_new, e);
     else
-        rc = load(op, e) < 0 ? -1 : commit_and_run(op, commit, e);
+        rc = load(op, e) < 0 ? -1 : commit_and_run(op, is_new, e);
     if (rc == 0)
         drop_snapshot(op);
     return rc;
@@ -217,8 +246,8 @@ static int run(struct vm_op *op, struct err *e)
 {
     op->dir_fd = env_open_instance(op->env, op->id, e);
     if (op->dir_fd < 0 ||
-        snapshot_check_identity(op->dir_fd, op->spec->driver, op->env->host, e) < 0 ||
-        restore_wake(op, launch_commit_state, false, e) < 0)
+        snapshot_check_identity(&op->job.op, op->dir_fd, op->spec->driver, op->env->host, e) < 0 ||
+        restore_wake(op, false, e) < 0)
         return err_wrap(e, "restore %s", op->spec->name);
     return 0;
 }

@@ -13,7 +13,9 @@
  * starts, together with its process and what the disk was then. If nothing came of
  * the load and the disk is as it was, the snapshot is good and the record is taken
  * back, at once or at the next start; else the instance has stopped, and why is
- * said. A fork needs no such promise, since nobody knows of it until it is whole.
+ * said. Of a fork nobody knows yet: its guest does not wait for the commit, which goes on
+ * beside, as its directory's way to the disk does (op->beside); only the answer waits for
+ * both. A record whose directory did not come to its name is forgotten at the next start.
  *
  * Worker; blocks. On failure the process is gone.
  */
@@ -21,14 +23,12 @@
 
 #include "vm/op.h"
 
-typedef int restore_commit(struct vm_op *op, struct err *e);
-
 /* How many restores of this driver go on at once is its own affair: the kind of its jobs. */
 enum vm_job_kind restore_job_kind(const struct vmm_driver *driver);
 
 /*
- * Fills in op->run and op->started; commit makes op->run durable. is_new: a fork, of
+ * Fills in op->run and op->started, and makes op->run durable. is_new: a fork, of
  * which nobody knows yet. On failure op->run.state is VM_STANDBY, or VM_STOPPED when
  * the guest may have run.
  */
-int restore_wake(struct vm_op *op, restore_commit *commit, bool is_new, struct err *e);
+int restore_wake(struct vm_op *op, bool is_new, struct err *e);

@@ -13,20 +13,23 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "vmm/host.h"
 
 #define HALF_MADE VMM_SNAPSHOT_DIR ".new"
 #define MADE_BY "made-by" /* {"incarnation":N,"identity":"..."} */
+#define USED "used"       /* what it is called once the snapshot counts for nothing */
 
 enum { MADE_BY_MAX = 64 * 1024 };
 
-static int write_made_by(int snapshot_fd, const struct vmm_driver *driver,
+static int write_made_by(const struct op *op, int snapshot_fd, const struct vmm_handle *vm,
                          const struct vmm_host *host, uint64_t incarnation, struct err *e)
 {
     auto_buf struct buf identity = BUF(MADE_BY_MAX / 8);
     auto_buf struct buf json = BUF(MADE_BY_MAX);
     struct jout j = JOUT(&json);
 
-    vmm_identity(driver, host, &identity);
+    if (vmm_host_identity(op, vm->driver, host, vm->pidfd, &identity, e) < 0)
+        return -1;
     jout_open(&j, NULL, '{');
     jout_int(&j, "incarnation", (int64_t)incarnation);
     jout_str(&j, "identity", buf_str(&identity));
@@ -63,12 +66,12 @@ int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct 
     return save_part(op, vm, false, snapshot_fd, e);
 }
 
-int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                  int to_fd, struct err *e)
+int snapshot_give(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, int to_fd, struct err *e)
 {
     auto_close int snapshot_fd = dir_open(vm->dir_fd, HALF_MADE, e);
 
-    if (snapshot_fd < 0 || write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+    if (snapshot_fd < 0 || write_made_by(op, snapshot_fd, vm, host, incarnation, e) < 0)
         return -1;
     return renameat(vm->dir_fd, HALF_MADE, to_fd, VMM_SNAPSHOT_DIR) < 0
                ? err_errno(e, "give the snapshot away")
@@ -123,7 +126,7 @@ static int save(const struct op *op, const struct vmm_handle *vm, const struct v
 
     if (snapshot_fd < 0 || pause_vm(op, vm, e) < 0 ||
         save_part(op, vm, false, snapshot_fd, e) < 0 ||
-        write_made_by(snapshot_fd, vm->driver, host, incarnation, e) < 0)
+        write_made_by(op, snapshot_fd, vm, host, incarnation, e) < 0)
         return -1;
     return publish(op, vm->dir_fd, snapshot_fd, e);
 }
@@ -187,17 +190,16 @@ int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e)
     return json_integer_value(json_object_get(made_by, "incarnation")) == (json_int_t)incarnation;
 }
 
-int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
+int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_driver *driver,
                             const struct vmm_host *host, struct err *e)
 {
     json_auto_t *made_by = read_made_by(dir_fd, e);
     auto_buf struct buf now = BUF(MADE_BY_MAX / 8);
     const char *then;
 
-    if (!made_by)
+    if (!made_by || vmm_host_identity(op, driver, host, -1, &now, e) < 0)
         return -1;
     then = json_string_value(json_object_get(made_by, "identity"));
-    vmm_identity(driver, host, &now);
     if (then && strcmp(then, buf_str(&now)) == 0)
         return 0;
     return err_set(e,
@@ -208,17 +210,36 @@ int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
                    buf_str(&now));
 }
 
-/* Without what says who made it it counts for nothing, whatever becomes of the rest. */
+/*
+ * Without what says who made it it counts for nothing, whatever becomes of the rest. It gets
+ * another name: to let go of a file's last name takes a disk far longer.
+ */
 int snapshot_withdraw(int dir_fd, struct err *e)
 {
-    return unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT
+    return renameat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, dir_fd, VMM_SNAPSHOT_DIR "/" USED) < 0 &&
+                   errno != ENOENT
                ? err_errno(e, "withdraw the snapshot")
+               : 0;
+}
+
+int snapshot_use_up(int dir_fd, struct err *e)
+{
+    return snapshot_withdraw(dir_fd, e) < 0 ? -1 : dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+}
+
+int snapshot_clear(int dir_fd, int used_fd, struct err *e)
+{
+    if (dir_clear(used_fd, e) < 0)
+        return -1;
+    return unlinkat(dir_fd, VMM_SNAPSHOT_DIR, AT_REMOVEDIR) < 0 && errno != ENOENT &&
+                   errno != ENOTEMPTY
+               ? err_errno(e, "remove a used snapshot")
                : 0;
 }
 
 int snapshot_remove(int dir_fd, struct err *e)
 {
-    static const char *const dirs[] = {VMM_SAVE_DIR, VMM_LOAD_DIR, HALF_MADE, VMM_SNAPSHOT_DIR};
+    static const char *const dirs[] = {VMM_SAVE_DIR, HALF_MADE, VMM_SNAPSHOT_DIR};
 
     if (snapshot_withdraw(dir_fd, e) < 0)
         return -1;

@@ -42,8 +42,8 @@ int snapshot_go_on(struct vm_op *op, const struct vmm_handle *vm, const struct e
  */
 int snapshot_save_ahead(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int snapshot_save_rest(const struct op *op, const struct vmm_handle *vm, struct err *e);
-int snapshot_give(const struct vmm_handle *vm, const struct vmm_host *host, uint64_t incarnation,
-                  int to_fd, struct err *e);
+int snapshot_give(const struct op *op, const struct vmm_handle *vm, const struct vmm_host *host,
+                  uint64_t incarnation, int to_fd, struct err *e);
 int snapshot_sync(int dir_fd, struct err *e);
 
 /*
@@ -60,10 +60,10 @@ bool snapshot_is_there(int dir_fd);
 int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e);
 
 /* ERR_BAD_STATE unless this host, with this driver, is what it was made with. */
-int snapshot_check_identity(int dir_fd, const struct vmm_driver *driver,
+int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_driver *driver,
                             const struct vmm_host *host, struct err *e);
 
-/* It counts for nothing any more; what it was made of is still there. */
+/* It counts for nothing any more; what it was made of is still there. Absent is fine. */
 int snapshot_withdraw(int dir_fd, struct err *e);
 
 /* Removes it, and a half-made one. Absent is fine. */
@@ -71,3 +71,11 @@ int snapshot_remove(int dir_fd, struct err *e);
 
 /* Of an operation that failed: but for what a VM that was left paused is known by. */
 void snapshot_discard(const struct vm_op *op, int dir_fd);
+
+/*
+ * Two halves of a removal for a whole one that was used. The first withdraws it and opens it;
+ * that fd is for the second, which takes a disk long and may come at any time: a snapshot that
+ * has taken its place by then stays.
+ */
+int snapshot_use_up(int dir_fd, struct err *e);
+int snapshot_clear(int dir_fd, int used_fd, struct err *e);

@@ -38,9 +38,9 @@ static int await_end(struct vm_op *op, int64_t killed_us, struct err *e)
 
 /*
  * Snapshot, kill, commit while the process ends. Its memory is held meanwhile: to free
- * it is not worth waiting for. From the kill on the instance is in standby, whatever
- * becomes of the record: a crash is settled at the next start, where without a process
- * a whole snapshot counts.
+ * it is not worth waiting for. From the kill on the instance is in standby, and that is
+ * the answer, whatever becomes of the record: the snapshot is on the disk, and at the
+ * next start a whole one without a process counts. The record is written again.
  */
 static int run(struct vm_op *op, struct err *e)
 {
@@ -49,7 +49,7 @@ static int run(struct vm_op *op, struct err *e)
         .name = op->spec->name,
         .pidfd = op->pidfd,
     };
-    struct err uncommitted = {0};
+    struct err late = {0};
     int64_t killed_us;
 
     op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
@@ -66,26 +66,30 @@ static int run(struct vm_op *op, struct err *e)
     killed_us = clock_us();
     vm_run_enter(&op->run, VM_STANDBY, VM_BY_REQUEST, wall_us());
     op->run.stopped_us = op->run.since_us;
-    (void)launch_commit_state(op, &uncommitted);
+    if (launch_commit_state(op, &late) < 0)
+        log_warn("instance %s is in standby, but not by its record yet: %s", op->id, late.msg);
     if (await_end(op, killed_us, e) < 0) {
         op->run.state = VM_RUNNING; /* what it is without its process is for its exit to say */
         return err_wrap(e, "standby %s", op->spec->name);
     }
-    if (uncommitted.code == ERR_NONE && vmm_clear_sockets(op->dir_fd, &uncommitted) == 0)
-        return 0;
-    *e = uncommitted;
-    return err_wrap(e, "standby %s", op->spec->name);
+    op->is_unwritten = late.code != ERR_NONE;
+    err_clear(&late);
+    if (vmm_clear_sockets(op->dir_fd, &late) < 0)
+        log_warn("instance %s: %s", op->id, late.msg); /* the next start clears them, or says so */
+    return 0;
 }
 
-/* The process is gone and the snapshot is whole: that is standby, though it is not written down. */
+static void apply(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    vm_op_show(w, row, op);
+    if (op->is_unwritten)
+        exit_note_store(w, row);
+}
+
 static void failed(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
-    if (op->run.state != VM_STANDBY) {
-        freeze_undo(w, row);
-        return;
-    }
-    vm_op_show(w, row, op);
-    exit_note_store(w, row);
+    (void)op;
+    freeze_undo(w, row);
 }
 
 /* A stop was done before it: there is no memory to keep any more. */
@@ -106,7 +110,7 @@ const struct vm_verb verb_standby = {
     .check = check,
     .begin = freeze_begin,
     .run = run,
-    .apply = vm_op_show,
+    .apply = apply,
     .failed = failed,
     .undo = undo,
 };

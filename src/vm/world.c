@@ -13,6 +13,7 @@
 #include "net/net.h"
 #include "vm/live.h"
 #include "vm/network.h"
+#include "vm/snapshot.h"
 
 /*
  * Threads are made when first needed, so the sum is a ceiling, not a cost. Starts
@@ -64,7 +65,7 @@ void world_fini(struct vm_world *w)
         struct instance *row = container_of(l, struct instance, order);
 
         live_let_go(w, row);
-        network_settle_ports(row, true);
+        ports_give_back(take_ptr(&row->ports));
     }
     prober_fini(&w->prober);
     if (journal_save(&w->table.journal, w->env.data_fd, &e) < 0)
@@ -75,38 +76,49 @@ void world_fini(struct vm_world *w)
     trace_ring_free(&w->reads);
 }
 
-struct closing {
+struct leftover {
     struct job job;
     int fd;
+    int dir_fd; /* what fd is the used snapshot of; -1: it is a file */
 };
 
-static void close_run(struct job *job)
+static void leftover_run(struct job *job)
 {
-    struct closing *c = container_of(job, struct closing, job);
+    struct leftover *l = container_of(job, struct leftover, job);
+    struct err e = {0};
 
-    close(take_fd(&c->fd));
+    if (l->dir_fd >= 0 && snapshot_clear(l->dir_fd, l->fd, &e) < 0)
+        log_warn("a used snapshot stays until the next: %s", e.msg);
+    close(take_fd(&l->fd));
 }
 
-static void close_done(struct job *job)
+static void leftover_done(struct job *job)
 {
-    struct closing *c = container_of(job, struct closing, job);
+    struct leftover *l = container_of(job, struct leftover, job);
 
-    cleanup_close(&c->fd); /* it never ran */
-    free(c);
+    cleanup_close(&l->fd); /* it never ran */
+    cleanup_close(&l->dir_fd);
+    free(l);
+}
+
+void world_clear_snapshot(struct vm_world *w, int dir_fd, int withdrawn_fd)
+{
+    struct leftover *l = mem_new(struct leftover);
+    struct err e = {0};
+
+    l->fd = withdrawn_fd;
+    l->dir_fd = dir_fd;
+    l->job.run = leftover_run;
+    l->job.done = leftover_done;
+    l->job.kind = VM_JOB_NOTE;
+    l->job.timeout_ms = 60000;
+    if (jobs_submit(w->jobs, &l->job, &e) < 0)
+        leftover_done(&l->job); /* shutting down */
 }
 
 void world_close(struct vm_world *w, int fd)
 {
-    struct closing *c = mem_new(struct closing);
-    struct err e = {0};
-
-    c->fd = fd;
-    c->job.run = close_run;
-    c->job.done = close_done;
-    c->job.kind = VM_JOB_NOTE;
-    c->job.timeout_ms = 60000;
-    if (jobs_submit(w->jobs, &c->job, &e) < 0)
-        close_done(&c->job); /* shutting down */
+    world_clear_snapshot(w, -1, fd);
 }
 
 struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec)
@@ -123,7 +135,7 @@ void world_remove(struct vm_world *w, struct instance *row)
     if (w->net)
         net_give_back(w->net, row->run.address);
     network_unname(w, row);
-    network_settle_ports(row, true);
+    network_settle(w, row, true);
     table_remove(&w->table, row);
     if (w->images)
         catalog_unuse(w->images, spec->image_digest);

@@ -75,8 +75,12 @@ void world_stop(struct vm_world *w);
 /* After world_stop(): lets go of every watch, frees the table. */
 void world_fini(struct vm_world *w);
 
-/* Closes a file, in a job: to free what was deleted while it was open takes a disk long. */
+/*
+ * What takes a disk long and nobody waits for, in a job; takes the fds. A file is closed that was
+ * deleted while it was open; a snapshot that was used is removed (vm/snapshot.h).
+ */
 void world_close(struct vm_world *w, int fd);
+void world_clear_snapshot(struct vm_world *w, int dir_fd, int withdrawn_fd);
 
 /* A row that uses its image's files, and the end of it. */
 struct instance *world_reserve(struct vm_world *w, const char *id, struct spec *spec);

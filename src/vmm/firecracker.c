@@ -82,6 +82,7 @@ static int prepare(const struct op *op, struct vmm_start *s, struct err *e)
 {
     auto_span span = op_span(op, "prepare_process");
 
+    (void)firecracker_end_tracking(s->boot->dir_fd); /* of the process before */
     s->given[SERIAL] = vmm_start_file(s, VMM_SERIAL_LOG, 0, e);
     if (s->given[SERIAL] < 0)
         return -1;
@@ -250,6 +251,9 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     if (prepare(op, &s, e) < 0 || start_process(op, &s, what, e) < 0 ||
         load_guest(op, &s, what, e) < 0)
         return -1;
+    if (what->boot.host->firecracker_differences && !what->memory_socket &&
+        firecracker_begin_tracking(what->boot.dir_fd, e) < 0)
+        return -1;
     if (what->resume)
         log_info("%s: VM was resumed during snapshot load", what->boot.name);
     *out = vmm_start_hand_over(&s);
@@ -324,6 +328,7 @@ const struct vmm_driver firecracker_driver = {
     .name = "firecracker",
     .binary = "firecracker",
     .resumes_in_load = true,
+    .opens_tap = true,
     .agent_by_vsock = true,
     .available = available,
     .identity = identity,

@@ -44,6 +44,15 @@ void firecracker_load_body(struct buf *out, const struct vmm_load *load);
 int firecracker_call(const struct op *op, struct http_client *c, const char *request,
                      const char *body, struct buf *answer, struct err *e);
 
+/*
+ * By setting: a VM that was loaded is saved as a difference to the memory that it maps.
+ * A file in its directory says that its writes are tracked since then; it goes before
+ * anything is saved, since that begins the tracking anew, and before a process starts.
+ */
+int firecracker_begin_tracking(int dir_fd, struct err *e);
+bool firecracker_end_tracking(int dir_fd); /* whether they were */
+bool firecracker_tracks(const struct vmm_load *load);
+
 int firecracker_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                      struct err *e);
 

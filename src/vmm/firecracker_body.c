@@ -139,6 +139,11 @@ static void put_overrides(struct jout *j, const struct vmm_load *load)
         jout_bool(j, "clock_realtime", true);
 }
 
+bool firecracker_tracks(const struct vmm_load *load)
+{
+    return load->boot.track_dirty || load->boot.host->firecracker_differences;
+}
+
 void firecracker_load_body(struct buf *out, const struct vmm_load *load)
 {
     struct jout j = JOUT(out);
@@ -149,7 +154,7 @@ void firecracker_load_body(struct buf *out, const struct vmm_load *load)
     jout_str(&j, "backend_type", load->memory_socket ? "Uffd" : "File");
     jout_str(&j, "backend_path", load->memory_socket ? load->memory_socket : VMM_SNAPSHOT_MEMORY);
     jout_close(&j, '}');
-    if (load->boot.track_dirty)
+    if (firecracker_tracks(load))
         jout_bool(&j,
                   firecracker_has(load->boot.host, 13) ? "track_dirty_pages"
                                                        : "enable_diff_snapshots",

@@ -6,21 +6,74 @@
  *
  * A difference holds the pages written since the last snapshot, and holes. What the
  * holes stand for is taken from the base, so a memory file is always whole; where
- * the file system can share extents that costs no copy.
+ * the file system can share extents that costs no copy. The base of a VM that was loaded
+ * is the file that it maps, which need not have a name any more.
  */
 #include "vmm/firecracker.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/mem.h"
+#include "trace/trace.h"
 #include "vmm/start.h"
 
-enum { PIECE = 1 << 20 };
+#define TRACKED "writes-tracked"
+
+enum { PIECE = 1 << 20, MAPS_MAX = 4 << 20 };
+
+int firecracker_begin_tracking(int dir_fd, struct err *e)
+{
+    auto_close int fd = openat(dir_fd, TRACKED, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    return fd < 0 ? err_errno(e, "create %s", TRACKED) : 0;
+}
+
+bool firecracker_end_tracking(int dir_fd)
+{
+    return unlinkat(dir_fd, TRACKED, 0) == 0;
+}
+
+/* "START-END" of the first mapping of a snapshot's memory, in the text of /proc/PID/maps. */
+static bool find_mapping(char *maps, char out[64])
+{
+    char *rest = NULL;
+
+    for (char *line = strtok_r(maps, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        const char *path = strchr(line, '/');
+
+        if (!path || !strstr(path, "/" VMM_SNAPSHOT_MEMORY))
+            continue;
+        (void)snprintf(out, 64, "%.*s", (int)strcspn(line, " "), line);
+        return true;
+    }
+    return false;
+}
+
+/* The memory that the process was loaded from; -1: it cannot be had, so all is saved. */
+static int open_base(const struct vmm_handle *vm)
+{
+    auto_buf struct buf maps = BUF(MAPS_MAX);
+    auto_close int proc_fd = -1;
+    struct err e = {0};
+    char range[64];
+    char path[96];
+    pid_t pid = proc_pid(vm->pidfd, &e);
+
+    (void)snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+    proc_fd = pid > 0 ? dir_open(AT_FDCWD, path, &e) : -1;
+    if (proc_fd < 0 || file_read(proc_fd, "maps", &maps, &e) < 0 || !maps.data ||
+        !find_mapping(maps.data, range))
+        return -1;
+    (void)snprintf(path, sizeof(path), "map_files/%s", range);
+    return openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
+}
 
 /* From base to the same place, as far as one call goes. */
 static ssize_t copy_some(int base_fd, int memory_fd, off_t at, size_t len, char *piece)
@@ -99,6 +152,7 @@ static int check_base(int base_fd, int memory_fd, struct err *e)
 
 static int complete(const struct op *op, const struct vmm_save *save, struct err *e)
 {
+    auto_span span = op_span(op, "complete_memory");
     auto_close int memory_fd =
         openat(save->snapshot_dir_fd, "memory", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 
@@ -130,23 +184,37 @@ static int path_of(int dir_fd, char out[4096], struct err *e)
     return 0;
 }
 
+static int create(const struct op *op, const struct vmm_handle *vm, const char *dir,
+                  bool is_difference, struct err *e)
+{
+    auto_buf struct buf body = BUF(16 * 1024);
+    struct http_client *c = vmm_api_client(vm->dir_fd);
+    int rc;
+
+    firecracker_snapshot(&body, dir, is_difference);
+    rc = firecracker_call(op, c, "PUT /snapshot/create", buf_str(&body), NULL, e);
+    http_client_free(c);
+    return rc;
+}
+
 int firecracker_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
                      struct err *e)
 {
-    auto_buf struct buf body = BUF(16 * 1024);
-    struct http_client *c;
+    auto_close int mapped_fd = -1;
+    struct vmm_save how = *save;
     char dir[4096];
-    int rc;
 
     if (save->ahead)
         return 0; /* it writes nothing while its guest runs */
     if (path_of(save->snapshot_dir_fd, dir, e) < 0)
         return -1;
-    firecracker_snapshot(&body, dir, save->is_difference);
-    c = vmm_api_client(vm->dir_fd);
-    rc = firecracker_call(op, c, "PUT /snapshot/create", buf_str(&body), NULL, e);
-    http_client_free(c);
-    if (rc < 0 || close_to_others(save->snapshot_dir_fd, e) < 0)
+    if (firecracker_end_tracking(vm->dir_fd) && !save->is_difference) {
+        mapped_fd = open_base(vm);
+        how.is_difference = mapped_fd >= 0;
+        how.base_memory_fd = mapped_fd;
+    }
+    if (create(op, vm, dir, how.is_difference, e) < 0 ||
+        close_to_others(save->snapshot_dir_fd, e) < 0)
         return -1;
-    return save->is_difference ? complete(op, save, e) : 0;
+    return how.is_difference ? complete(op, &how, e) : 0;
 }

@@ -4,10 +4,12 @@
 #include <cpuid.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -211,6 +213,104 @@ static int probe_cloud_hypervisor(const struct op *op, struct vmm_host *out, str
     return 0;
 }
 
+static const struct program {
+    const char *binary;   /* as drivers name it */
+    size_t path, file_at; /* in struct vmm_host */
+    int (*probe)(const struct op *op, struct vmm_host *out, struct err *e);
+} programs[] = {
+    {"qemu-system-x86_64",
+     offsetof(struct vmm_host, qemu),
+     offsetof(struct vmm_host, qemu_file),
+     probe_qemu},
+    {"firecracker",
+     offsetof(struct vmm_host, firecracker),
+     offsetof(struct vmm_host, firecracker_file),
+     probe_firecracker},
+    {"cloud-hypervisor",
+     offsetof(struct vmm_host, cloud_hypervisor),
+     offsetof(struct vmm_host, cloud_hypervisor_file),
+     probe_cloud_hypervisor},
+};
+
+enum { N_PROGRAMS = sizeof(programs) / sizeof(programs[0]) };
+
+static char *path_of(struct vmm_host *host, const struct program *p)
+{
+    return (char *)host + p->path;
+}
+
+static struct vmm_file *file_of(struct vmm_host *host, const struct program *p)
+{
+    return (struct vmm_file *)(void *)((char *)host + p->file_at);
+}
+
+/* All zero when there is none. */
+static struct vmm_file look_at(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return (struct vmm_file){0};
+    return (struct vmm_file){.device = st.st_dev,
+                             .inode = st.st_ino,
+                             .size = (uint64_t)st.st_size,
+                             .changed_ns =
+                                 (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
+}
+
+static bool is_same_file(const struct vmm_file *a, const struct vmm_file *b)
+{
+    return a->device == b->device && a->inode == b->inode && a->size == b->size &&
+           a->changed_ns == b->changed_ns;
+}
+
+/* The file is looked at first: one that is replaced meanwhile is then asked again. */
+static int probe_programs(const struct op *op, struct vmm_host *host, struct err *e)
+{
+    for (size_t i = 0; i < N_PROGRAMS; i++) {
+        *file_of(host, &programs[i]) = look_at(path_of(host, &programs[i]));
+        if (programs[i].probe(op, host, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int running_program(int pidfd, char *out, size_t size, struct err *e)
+{
+    pid_t pid = proc_pid(pidfd, e);
+
+    if (pid < 0)
+        return -1;
+    (void)snprintf(out, size, "/proc/%d/exe", (int)pid);
+    return 0;
+}
+
+int vmm_host_identity(const struct op *op, const struct vmm_driver *driver,
+                      const struct vmm_host *host, int pidfd, struct buf *out, struct err *e)
+{
+    struct vmm_host now = *host;
+    const struct program *p = programs;
+    struct vmm_file file;
+    char *path;
+
+    while (p < programs + N_PROGRAMS && strcmp(p->binary, driver->binary) != 0)
+        p++;
+    if (p == programs + N_PROGRAMS) {
+        vmm_identity(driver, host, out);
+        return 0;
+    }
+    path = path_of(&now, p);
+    if (pidfd >= 0 && running_program(pidfd, path, sizeof(now.qemu), e) < 0)
+        return -1;
+    file = look_at(path);
+    if (!is_same_file(&file, file_of(&now, p)) && p->probe(op, &now, e) < 0)
+        return -1;
+    if (path[0] == '\0')
+        return err_set(e, ERR_BAD_STATE, "%s does not tell its version any more", driver->binary);
+    vmm_identity(driver, &now, out);
+    return 0;
+}
+
 static void take_cpu(struct vmm_host *out)
 {
     unsigned a, b, c, d;
@@ -240,6 +340,7 @@ int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings
                    struct vmm_host *out, struct err *e)
 {
     struct vmm_host host = {.firecracker_metrics = settings->firecracker_metrics,
+                            .firecracker_differences = settings->firecracker_differences,
                             .socket_readiness = settings->socket_readiness};
     struct tsc_sample start = sample_tsc();
 
@@ -252,8 +353,7 @@ int vmm_host_probe(const struct op *op, const struct vmm_host_settings *settings
         return -1;
 
     /* The TSC is measured over the time that the rest takes, and a little more. */
-    if (accel_decide(op, settings->accel, &host, e) < 0 || probe_qemu(op, &host, e) < 0 ||
-        probe_firecracker(op, &host, e) < 0 || probe_cloud_hypervisor(op, &host, e) < 0 ||
+    if (accel_decide(op, settings->accel, &host, e) < 0 || probe_programs(op, &host, e) < 0 ||
         op_sleep(op, TSC_SAMPLE_MS, e) < 0)
         return err_wrap(e, "look at this host");
     host.tsc_khz = tsc_khz_since(&start);

@@ -45,12 +45,18 @@
 #define VMM_SNAPSHOT_DIR "snapshot"
 #define VMM_SNAPSHOT_STATE "snapshot/state"
 #define VMM_SNAPSHOT_MEMORY "snapshot/memory"
-#define VMM_SAVE_DIR "save" /* what a VMM writes or reads in a form of its own, while it does */
-#define VMM_LOAD_DIR "load"
+#define VMM_SAVE_DIR "save"          /* what a VMM writes in a form of its own, while it does */
+#define VMM_LOAD_DIR "snapshot/load" /* what it reads so: it goes when the snapshot does */
 
 struct vmm_driver;
 
 enum vmm_accel { VMM_TCG, VMM_KVM };
+
+/* Which file it was. */
+struct vmm_file {
+    uint64_t device, inode, size;
+    int64_t changed_ns;
+};
 
 /* What start-up found out about this host. Immutable afterwards: any thread may read it. */
 struct vmm_host {
@@ -62,12 +68,16 @@ struct vmm_host {
     char initramfs[256];
     char microvm_firmware[256]; /* qboot.rom; empty when QEMU comes without it */
     char qemu[256];             /* absolute path of the binary; empty when there is none */
+    struct vmm_file qemu_file;  /* what is said of the binary holds for this one */
     char qemu_version[64];
-    char firecracker[256];             /* absolute path of the binary; empty when there is none */
-    char firecracker_version[64];      /* "1.16.1" */
-    char firecracker_snapshot[32];     /* the format it writes and reads: "v10.0.0" */
-    bool firecracker_metrics;          /* by setting: it writes VMM_METRICS every minute */
-    char cloud_hypervisor[256];        /* absolute path of the binary; empty when there is none */
+    char firecracker[256]; /* absolute path of the binary; empty when there is none */
+    struct vmm_file firecracker_file;
+    char firecracker_version[64];  /* "1.16.1" */
+    char firecracker_snapshot[32]; /* the format it writes and reads: "v10.0.0" */
+    bool firecracker_metrics;      /* by setting: it writes VMM_METRICS every minute */
+    bool firecracker_differences;  /* by setting: what was loaded is saved as a difference */
+    char cloud_hypervisor[256];    /* absolute path of the binary; empty when there is none */
+    struct vmm_file cloud_hypervisor_file;
     char cloud_hypervisor_version[64]; /* "53.0.0" */
     char cpu[80];                      /* vendor and signature */
     bool kvm_tells_real_time; /* KVM_CLOCK_REALTIME: a guest's clock can be set at a load */
@@ -176,6 +186,7 @@ struct vmm_driver {
     const char *binary;   /* the program's file name: "qemu-system-x86_64" */
     bool resumes_in_load; /* so well that callers should ask for it */
     bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets none of our network */
+    bool opens_tap;       /* the same, by vmm_boot.tap_name: nobody else may hold it then */
     bool makes_network;   /* vmm_boot.user_net */
     bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 

@@ -7,6 +7,8 @@
 
 enum { READ_MIN = 4096 };
 
+#define NOT_OURS "the other side does not speak our protocol: "
+
 /* As a header its length would be over FRAME_MAX, so it is never mistaken for a frame. */
 const unsigned char wire_magic[WIRE_MAGIC_LEN] = "\x89HYPEMAN\r\n\x1a\nWIRE";
 
@@ -205,14 +207,42 @@ static int wait_for_more(struct frame_reader *r)
 static int refuse(struct frame_reader *r, struct err *e, const char *why)
 {
     r->in.failed = true;
-    return err_set(e, ERR_INVALID, "the other side does not speak our protocol: %s", why);
+    return err_set(e, ERR_INVALID, NOT_OURS "%s", why);
+}
+
+void frame_set_stream(unsigned char *at, uint32_t stream)
+{
+    put_u32(at + 8, stream);
+}
+
+int frame_at(const unsigned char *p, size_t have, struct frame *out, struct err *e)
+{
+    uint32_t len;
+
+    if (have < FRAME_HEADER)
+        return 0;
+    len = get_u32(p);
+    if (len > FRAME_MAX)
+        return err_set(e, ERR_INVALID, NOT_OURS "a frame is too long");
+    if (p[6] != 0 || p[7] != 0)
+        return err_set(e, ERR_INVALID, NOT_OURS "a header's reserved bytes are not zero");
+    if (have - FRAME_HEADER < len)
+        return 0;
+    *out = (struct frame){
+        .type = p[4],
+        .flags = p[5],
+        .stream = get_u32(p + 8),
+        .data = p + FRAME_HEADER,
+        .len = len,
+    };
+    return 1;
 }
 
 int frame_next(struct frame_reader *r, struct frame *out, struct err *e)
 {
     const unsigned char *p;
     size_t have;
-    uint32_t len;
+    int rc;
 
     if (r->in.failed)
         return refuse(r, e, "it has failed before");
@@ -227,20 +257,11 @@ int frame_next(struct frame_reader *r, struct frame *out, struct err *e)
             break;
         r->synchronised = false; /* a connection that began while we did not see the last one end */
     }
-    len = get_u32(p);
-    if (len > FRAME_MAX)
-        return refuse(r, e, "a frame is too long");
-    if (p[6] != 0 || p[7] != 0)
-        return refuse(r, e, "a header's reserved bytes are not zero");
-    if (have - FRAME_HEADER < len)
+    rc = frame_at(p, have, out, e);
+    if (rc < 0)
+        r->in.failed = true;
+    if (rc == 0)
         return wait_for_more(r);
-    *out = (struct frame){
-        .type = p[4],
-        .flags = p[5],
-        .stream = get_u32(p + 8),
-        .data = p + FRAME_HEADER,
-        .len = len,
-    };
-    r->taken += FRAME_HEADER + len;
-    return 1;
+    r->taken += rc > 0 ? FRAME_HEADER + out->len : 0;
+    return rc;
 }

@@ -160,3 +160,7 @@ void frame_reader_filled(struct frame_reader *r, size_t n);
  * reader is of no use until a reset or resync. One that has nothing half-read holds no memory.
  */
 int frame_next(struct frame_reader *r, struct frame *out, struct err *e);
+
+/* The same for bytes that the caller keeps: of a frame that is there whole. */
+int frame_at(const unsigned char *p, size_t have, struct frame *out, struct err *e);
+void frame_set_stream(unsigned char *at, uint32_t stream); /* of the frame that begins there */

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,11 +27,11 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "change.h"
 #include "http/client.h"
+#include "net/tap.h"
 #include "rig.h"
 #include "vmm/host.h"
 #include "vmm/sock.h"
@@ -291,8 +292,9 @@ static void forks_load_at_once_while_the_source_runs(void **state)
     for (int i = 0; i < 2; i++) {
         clone_rig(&source, &forks[i].r, false);
         forks[i].what = load_of(&forks[i].r, true);
-        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&forks[i].thread, NULL, load_beside, &forks[i]), 0);
     for (int i = 0; i < 2; i++) {
         pthread_join(forks[i].thread, NULL);
         if (forks[i].rc < 0)
@@ -346,6 +348,50 @@ static void a_difference_makes_a_whole_memory_and_leaves_the_base_alone(void **s
     assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
 
     clone_rig(&fork, &again, false); /* the kernel is in what the difference did not hold */
+    load(&again, true);
+    (void)sleep_once_beyond(&again, -1, second);
+    rig_end_one(&again);
+    rig_end_one(&fork);
+    rig_end(&source);
+}
+
+/* By setting, of whatever was loaded; the memory that it maps has lost its name by then. */
+static void a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps(void **state)
+{
+    struct vmm_host host = subject.host;
+    struct vmm_load what;
+    struct err e = {0};
+    struct rig source;
+    struct rig fork;
+    struct rig again;
+    uint32_t first;
+    uint32_t second;
+    uint64_t hash;
+    bool runs;
+
+    (void)state;
+    if (lacks(subject.is_firecracker, "tracking of writes"))
+        return;
+    rig_init(&source, NULL);
+    boot(&source);
+    await_text(source.dir_fd, VMM_SERIAL_LOG, "up");
+    first = sleep_vm(&source, -1);
+    hash = hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY);
+
+    host.firecracker_differences = true;
+    clone_rig(&source, &fork, false);
+    what = load_of(&fork, true);
+    what.boot.host = &host;
+    if (try_load(&fork, &what, &runs, &e) < 0)
+        fail_msg("%s", e.msg);
+    assert_int_equal(tree_remove(fork.dir_fd, VMM_SNAPSHOT_DIR, &e), 0);
+    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), 0);
+    second = sleep_vm(&fork, -1);
+    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), -1);
+    assert_true(second >= first);
+    assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
+
+    clone_rig(&fork, &again, false);
     load(&again, true);
     (void)sleep_once_beyond(&again, -1, second);
     rig_end_one(&again);
@@ -436,6 +482,63 @@ static void a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused(void *
         fail_msg("%s", e.msg);
     rig_end_one(&fork);
     rig_end(&source);
+}
+
+static void leave(int fd, const char *name)
+{
+    struct op op = within(5000);
+    struct err e = {0};
+    int rc = tap_leave(fd, &e);
+
+    close(fd);
+    if (rc < 0 || tap_await_free(&op, name, &e) < 0)
+        fail_msg("%s", e.msg);
+}
+
+static int take_back(const struct rig *r, const char *name)
+{
+    struct err e = {0};
+    int fd = tap_of_process(r->process.pidfd, r->process.id.pid, name, &e);
+
+    if (fd < 0)
+        fail_msg("%s", e.msg);
+    tap_bind_to_file(fd);
+    return fd;
+}
+
+static void a_tap_is_left_to_it_and_taken_back_and_serves_the_next(void **state)
+{
+    struct err e = {0};
+    char tap[IFNAMSIZ];
+    int fd = subject.is_firecracker ? tap_open(tap, &e) : -1;
+    struct vmm_boot b;
+    struct vmm_load what;
+    struct rig source;
+    struct rig fork;
+    bool runs;
+
+    (void)state;
+    if (lacks(fd >= 0, "taps by name, or the right to make one"))
+        return;
+    rig_init(&source, NULL);
+    b = boot_of(&source);
+    b.tap_name = tap;
+    leave(fd, tap);
+    boot_with(&source, &b);
+    fd = take_back(&source, tap);
+    (void)sleep_vm(&source, -1);
+    clone_rig(&source, &fork, false);
+    rig_end_one(&source);
+    assert_int_not_equal(if_nametoindex(tap), 0);
+
+    what = load_of(&fork, true);
+    what.boot.tap_name = tap;
+    leave(fd, tap);
+    if (try_load(&fork, &what, &runs, &e) < 0)
+        fail_msg("%s", e.msg);
+    close(take_back(&fork, tap));
+    rig_end(&fork);
+    assert_int_equal(if_nametoindex(tap), 0);
 }
 
 static void a_tap_comes_with_the_request_and_every_fork_brings_its_own(void **state)
@@ -615,16 +718,14 @@ static void the_death_of_the_vmm_ends_a_wait_at_once(void **state)
 {
     struct op op = within(60000);
     struct err e = {0};
-    int64_t began;
     struct rig r;
 
     (void)state;
     rig_init(&r, NULL);
     boot(&r);
     assert_int_equal(proc_signal(r.process.pidfd, SIGKILL, &e), 0);
-    began = clock_ms();
     assert_int_equal(vmm_pause(&op, &r.vm, &e), -1);
-    assert_true(clock_ms() - began < 30000);
+    assert_int_not_equal(e.code, ERR_TIMEOUT);
     rig_end(&r);
 }
 
@@ -812,8 +913,10 @@ int main(int argc, char **argv)
         checked_test(a_guest_whose_ram_has_no_file_system_sleeps_and_is_forked),
         checked_test(forks_load_at_once_while_the_source_runs),
         checked_test(a_difference_makes_a_whole_memory_and_leaves_the_base_alone),
+        checked_test(a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps),
         checked_test(a_load_that_fails_says_why_and_keeps_the_snapshot),
         checked_test(a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused),
+        checked_test(a_tap_is_left_to_it_and_taken_back_and_serves_the_next),
         checked_test(a_tap_comes_with_the_request_and_every_fork_brings_its_own),
         checked_test(limits_balloon_and_metrics_are_taken),
         checked_test(cpus_and_memory_come_and_go_while_it_runs),

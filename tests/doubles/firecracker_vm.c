@@ -135,7 +135,7 @@ static int open_taps(struct vm *vm, struct buf *why)
     json_object_foreach(json_object_get(vm->config, "nics"), id, nic)
     {
         struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-        int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+        int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
         (void)snprintf(
             request.ifr_name, sizeof(request.ifr_name), "%s", text(nic, "host_dev_name"));

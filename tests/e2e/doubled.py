@@ -14,7 +14,7 @@ from harness import Api
 
 
 @contextlib.contextmanager
-def serving(hypervisor, root, rootfs, data=None, **settings):
+def serving(hypervisor, root, rootfs, data=None, wrapper=(), **settings):
     faults = root / "faults"
     daemon = harness.Daemon(root, data)
     daemon.environment = {
@@ -25,6 +25,7 @@ def serving(hypervisor, root, rootfs, data=None, **settings):
         "HYPEMAN_DOUBLE_FAULTS": str(faults),
         **settings,
     }
+    daemon.wrapper = list(wrapper)
     daemon.faults = faults
     daemon.hypervisor = hypervisor
     try:

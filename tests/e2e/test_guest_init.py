@@ -3,6 +3,7 @@
 import pytest
 
 from guest_vm import SHUTDOWN, EXITED, STARTED, Guest, busybox_image, frame
+from test_guest_boot import NETWORK
 from test_guest_exec import execute, finish
 
 SYSTEMD = b"""#!/bin/sh
@@ -21,10 +22,10 @@ while :; do sleep 1; done
 def boot(tmp_path):
     guests = []
 
-    def start(command, extra):
+    def start(command, extra, **more):
         image = tmp_path / "image.sqfs"
         busybox_image(image, extra)
-        guests.append(Guest(tmp_path / "vm", image, {"entrypoint": [], "cmd": command}))
+        guests.append(Guest(tmp_path / "vm", image, {"entrypoint": [], "cmd": command, **more}, net="network" in more))
         return guests[-1]
 
     yield start
@@ -44,6 +45,47 @@ def test_systemd_gets_a_unit_and_stops_when_the_host_asks(boot):
     assert (ended["code"], ended["message"]) == (0, "asked to end by the host")
     assert guest.wait() == 0
     assert guest.record() == ended
+
+
+NETWORKD = """[Match]
+Name=eth0
+
+[Network]
+Address=192.0.0.2/29
+Gateway=192.0.0.1
+DNS=9.9.9.9
+DNS=149.112.112.112
+DHCP=no
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+KeepConfiguration=yes
+
+[Neighbor]
+Address=192.0.0.1
+LinkLayerAddress=02:00:00:00:00:01
+"""
+
+
+def test_the_address_is_pinned_so_that_dhcp_does_not_take_it_away(boot):
+    guest = boot(["/usr/lib/systemd/systemd"], [("usr/lib/systemd/systemd", 0o755, SYSTEMD)], network=NETWORK)
+    channel = guest.reconnect()
+    assert channel.expect(STARTED)["mode"] == "systemd"
+    execute(channel, "cat", "/run/systemd/network/00-hypeman.network")
+    assert finish(channel, 1).out.decode() == NETWORKD
+    execute(channel, "cat", "/run/NetworkManager/conf.d/00-hypeman.conf", stream=3)
+    assert b"unmanaged-devices+=interface-name:eth0" in finish(channel, 3).out
+    channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
+    assert guest.wait() == 0
+
+
+def test_without_a_network_there_is_nothing_to_pin(boot):
+    guest = boot(["/usr/lib/systemd/systemd"], [("usr/lib/systemd/systemd", 0o755, SYSTEMD)])
+    channel = guest.reconnect()
+    channel.expect(STARTED)
+    execute(channel, "ls", "/run/systemd/network")
+    assert finish(channel, 1).done["code"] != 0
+    channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
+    assert guest.wait() == 0
 
 
 def test_another_init_has_the_agent_beside_it(boot):

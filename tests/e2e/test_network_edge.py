@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """At the edge of the guests' network: rates, published ports, names."""
+import errno
 import os
 import pathlib
 import signal
 import socket
 import struct
 
+import pytest
+
+import doubled
 import harness
 from test_network import SERVER, fetch, tap_of
 
@@ -124,6 +128,56 @@ def test_a_published_port_is_its_instances_from_start_to_stop(daemon, api):
     api.post("/instances/web/start", {})
     api.wait("web", "Running")
     assert published(daemon) == f"{ip} {ip}"
+
+
+def connections_of(api, key):
+    usage = api.get(f"/instances/{key}/stats")
+    return usage["active_inbound_connections"], usage["active_outbound_connections"]
+
+
+def test_open_connections_are_counted_until_they_close_and_end_with_their_instance(own_daemon):
+    d, api = own_daemon, own_daemon.api
+    row = api.run("exec nc -ll -p 9 -e cat", name="busy", ports=[{"host_port": 8080, "guest_port": 9}])
+    ip = row["network"]["ip"]
+    harness.until("it answers", lambda: tries(d, ip, 9))
+    harness.until("nothing is open", lambda: connections_of(api, "busy") == (0, 0))
+    held = [d.ns.connect(("127.0.0.1", 8080), 5), d.ns.connect((ip, 9), 5)]
+    harness.until("two are open", lambda: connections_of(api, "busy") == (2, 0))
+    d.end(9)
+    d.start()
+    harness.until("two are open still", lambda: connections_of(api, "busy") == (2, 0))
+    held.pop().close()
+    harness.until("one is open", lambda: connections_of(api, "busy") == (1, 0))
+    api.post("/instances/busy/standby")
+    assert connections_of(api, "busy") == (1, 0)  # it goes on when the guest does
+    api.post("/instances/busy/restore")
+    held[0].sendall(b"x")
+    assert held[0].recv(1) == b"x"
+    api.post("/instances/busy/stop")
+    harness.until("they ended with it", lambda: connections_of(api, "busy") == (0, 0))
+    alone = api.create("sleep 1000", network={"enabled": False}, name="alone")
+    assert connections_of(api, alone["id"]) == (None, None)
+
+
+def tries(daemon, ip, port):
+    try:
+        daemon.ns.connect((ip, port), 5).close()
+        return True
+    except OSError:
+        return False
+
+
+def test_who_asks_as_a_guest_falls_asleep_is_told_soon(daemon, api):
+    """Also by the TAP of a VMM that is gone, before it goes back."""
+    api.run(SERVER, name="web", ports=PORTS)
+    assert published(daemon)
+    for _ in range(3):
+        api.post("/instances/web/standby")
+        with pytest.raises(OSError) as error:
+            daemon.ns.connect(("127.0.0.1", 8080), 30)
+        assert error.value.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH), error.value
+        api.post("/instances/web/restore")
+        assert published(daemon)
 
 
 def test_a_port_that_a_program_of_the_host_has_is_refused_and_a_fork_takes_none(daemon, api):
@@ -261,9 +315,23 @@ def test_without_dnsmasq_guests_ask_the_configured_servers(tmp_path, rootfs):
         d.kill_all()
 
 
+WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+
+
+@pytest.mark.parametrize("hypervisor", ["cloud-hypervisor", "firecracker"])
+def test_without_rights_a_vmm_without_a_network_of_its_own_offers_none(tmp_path, rootfs, hypervisor):
+    with doubled.serving(hypervisor, tmp_path, rootfs, wrapper=WITHOUT_RIGHTS) as d:
+        row = d.api.run(name="alone")
+        assert row["network"] == {"enabled": True, "name": "default", "ip": None, "mac": None}
+        why = d.api.get("/capabilities")["network"]["unavailable_reason"]
+        refusal = d.api.fails(501, "not_implemented", "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": PORTS})
+        assert refusal["message"].startswith("ports cannot be published: ") and why in refusal["message"]
+        assert [one["name"] for one in d.api.get("/instances")] == ["alone"]
+
+
 def test_without_rights_guests_get_out_by_qemus_own_network(tmp_path, rootfs):
     d = harness.Daemon(tmp_path)
-    d.wrapper = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    d.wrapper = WITHOUT_RIGHTS
     try:
         d.start().import_image(rootfs)
         d.mark()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMMs that do not answer, on doubles: what a read shows of them, who is asked, and how it heals."""
+import datetime
 import os
 import signal
 import socket
-import time
 
 import pytest
 
@@ -82,10 +82,16 @@ def test_fresh_asks_all_side_by_side_and_waits_no_longer_than_one_question(daemo
     vms = [made(f"side-{i}") for i in range(6)]
     for vm in vms[:5]:
         doubles.tell(daemon, vm, signal.SIGSTOP)
-    before = time.monotonic()
     listed = {i["id"]: i for i in api.get("/instances", fresh=True)}
-    assert time.monotonic() - before < 2.4, "five questions of half a second were asked one after another"
     assert [listed[vm["id"]]["responsive"] for vm in vms] == [False] * 5 + [True]
+    first = {}  # the time of each one's first question, from and to
+    for trace in api.get("/debug/traces"):
+        if trace["name"] == "instances.derive_state" and trace["failed"]:
+            began = datetime.datetime.fromisoformat(trace["began_at"])
+            took = datetime.timedelta(microseconds=trace["spans"][0]["duration_us"])
+            first[trace["instance_id"]] = (began, began + took)
+    asked = [first[vm["id"]] for vm in vms[:5]]
+    assert max(began for began, _ in asked) < min(ended for _, ended in asked), "asked one after another"
 
 
 @pytest.mark.parametrize("mood", ["mute", "garbage", "half", "drip 30"])
@@ -113,11 +119,9 @@ def test_a_parked_vmm_is_its_operations_business_and_no_readers(daemon, api, mad
     vm = made("parked", "park 3000")
     standby = harness.Background(api.post, "/instances/parked/standby")
     harness.until("the save is under way", lambda: "snapshot.new" in os.listdir(daemon.instance_dir(vm["id"])) or (daemon.instance_dir(vm["id"]) / "snapshot").exists())
-    before = time.monotonic()
     now = api.get("/instances/parked", fresh=True)
     assert now["state"] != "Unknown" and now["responsive"] is not False
     assert standby.is_alive(), "the list took as long as the save"
-    assert time.monotonic() - before < 2.0
     assert standby.result()["state"] == "Standby"
     assert api.post("/instances/parked/restore")["state"] in ("Initializing", "Running")
 
@@ -139,7 +143,7 @@ def test_a_killed_vmm_is_stopped_with_the_signal_as_the_reason(daemon, api, made
     doubles.tell(daemon, vm, signal.SIGSTOP)
     until_state(api, "killed", "Unknown", fresh=True)
     doubles.tell(daemon, vm, signal.SIGKILL)
-    ended = api.wait(vm["id"], "Stopped")
+    ended = until_state(api, "killed", "Stopped")  # a wait may still find the dead end that Unknown is
     assert ended["exit_code"] is None and "signal 9" in ended["exit_message"] and ended["state_error"] is None
 
 

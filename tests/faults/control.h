@@ -16,9 +16,12 @@ enum fault_action {
     FAULT_KILL,  /* the daemon ends as by SIGKILL, before the call */
     FAULT_FULL,  /* the call fails with ENOSPC, and so does all that needs room after it */
     FAULT_STALL, /* the call waits until it is released */
+    FAULT_COUNT, /* the plan before this one counts from here: it was armed with FAULT_UNCOUNTED */
 };
 
 enum { FAULT_PLANS = 8, FAULT_LABEL = 240 };
+
+#define FAULT_UNCOUNTED 0x80000000u /* in seen: what comes now is not the at-th */
 
 struct fault_plan {
     _Atomic uint32_t action;

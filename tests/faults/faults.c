@@ -6,8 +6,10 @@
  * of it; its children are not under it.
  *
  * A step is a line "CALL PATH": the path relative to the data directory, in which
- * SOURCE is the instance that the test named and NEW any other. fsync() and
- * fdatasync() are both "sync"; commands to a QEMU are "qmp NAME".
+ * SOURCE is the instance that the test named and NEW any other, also while its
+ * directory is still called .new-ID: which steps of a fork come before it gets its
+ * name is a matter of chance. fsync() and fdatasync() are both "sync"; commands to a
+ * QEMU are "qmp NAME".
  *
  *   HYPEMAN_FAULTS       the control file (control.h)
  *   HYPEMAN_FAULTS_LOG   where the steps of a recording go, a line each
@@ -93,9 +95,7 @@ static void put_path(char *out, size_t size, const char *path)
         if (is_id(path + skip, n - skip))
             (void)snprintf(out + len,
                            size - len,
-                           "%.*s%s",
-                           (int)skip,
-                           path,
+                           "%s",
                            memcmp(control->subject, path + skip, ID_LENGTH) == 0 ? "SOURCE"
                                                                                  : "NEW");
         else
@@ -109,9 +109,11 @@ static void put_path(char *out, size_t size, const char *path)
     }
 }
 
-/* The absolute path behind an fd; false when it is none. */
+/* The absolute path behind an fd, its last one if it has none any more; false when it never had. */
 static bool path_of_fd(int fd, char out[PATH_MAX])
 {
+    static const char deleted[] = " (deleted)";
+    const size_t tail = sizeof(deleted) - 1;
     char link[64];
     ssize_t n;
 
@@ -122,6 +124,8 @@ static bool path_of_fd(int fd, char out[PATH_MAX])
     if (n <= 0)
         return false;
     out[n] = '\0';
+    if ((size_t)n > tail && strcmp(out + n - tail, deleted) == 0)
+        out[(size_t)n - tail] = '\0';
     return out[0] == '/';
 }
 
@@ -172,6 +176,10 @@ static int strike(struct fault_plan *p)
     if (p->action == FAULT_FULL) {
         atomic_store(&control->full, 1);
         return ENOSPC;
+    }
+    if (p->action == FAULT_COUNT) {
+        atomic_store(&p[-1].seen, 0);
+        return 0;
     }
     while (!atomic_load(&control->released))
         (void)nanosleep(&moment, NULL);

@@ -10,6 +10,9 @@
  *   publish TAP tcp|udp IP PORT GUESTPORT
  *                          a port of the host leads to this guest; IP 0.0.0.0 is all of the host's
  *   stats TAP              "ok TO_GUEST FROM_GUEST" bytes of its present VMM
+ *   connections TAP        "ok INBOUND OUTBOUND" that are open
+ *   deaf                   hears of nothing until the next line comes.
+ *   ended ADDRESS          the guest has come to a stop
  *   end TAP                the guest's VMM ends; its slot goes back
  *   rate TAP DOWN UP       bytes per second; 0 lifts
  *   sweep                  of what limited TAPs that are gone
@@ -20,7 +23,7 @@
  *   release                gives them back
  *   waiting                "ok N": so many of them hold packets that nobody has read
  *   settle                 waits until the pool is full and nothing is under way
- *   counts                 "ok READY CLAIMED ADDRESSES REPAIRS"
+ *   counts                 "ok READY CLAIMED ADDRESSES REPAIRS LISTINGS"
  *   stop                   as at the daemon's end
  *
  * A VMM is played by a thread that carries frames, with their virtio headers, between
@@ -236,6 +239,28 @@ static void tell_stats(const char *tap)
     free(all);
 }
 
+static void tell_connections(const char *tap)
+{
+    struct flow_counts n = {0};
+    const struct guest *g = guests;
+
+    while (!g->slot || strcmp(g->slot->tap, tap) != 0)
+        g++;
+    if (net_connections(net, g->slot->address, &n))
+        printf("ok %u %u\n", n.inbound, n.outbound);
+    else
+        printf("error nobody knows\n");
+    (void)fflush(stdout);
+}
+
+static void be_deaf(void)
+{
+    struct pollfd p = {STDIN_FILENO, POLLIN, 0};
+
+    say("ok");
+    (void)poll(&p, 1, -1);
+}
+
 static int64_t now_ns(void)
 {
     struct timespec t;
@@ -334,6 +359,16 @@ static void obey(char *line)
         publish(first, rest);
     } else if (strcmp(verb, "stats") == 0) {
         tell_stats(first);
+    } else if (strcmp(verb, "connections") == 0) {
+        tell_connections(first);
+    } else if (strcmp(verb, "deaf") == 0) {
+        be_deaf();
+    } else if (strcmp(verb, "ended") == 0) {
+        uint32_t address = 0;
+
+        (void)address_parse(first, &address);
+        net_forget_connections(net, address);
+        say("ok");
     } else if (strcmp(verb, "sweep") == 0) {
         struct err e = {0};
 
@@ -352,8 +387,12 @@ static void obey(char *line)
     } else if (strcmp(verb, "counts") == 0) {
         struct net_counts c = net_counts(net);
 
-        printf(
-            "ok %u %u %u %llu\n", c.ready, c.claimed, c.addresses, (unsigned long long)c.repairs);
+        printf("ok %u %u %u %llu %llu\n",
+               c.ready,
+               c.claimed,
+               c.addresses,
+               (unsigned long long)c.repairs,
+               (unsigned long long)c.listings);
         (void)fflush(stdout);
     } else {
         loop_stop(loop);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of the host: what is made, what others change under us, and that nothing stays."""
+import errno
 import re
 import socket
 import time
@@ -7,8 +8,10 @@ import time
 import pytest
 
 import netns
+from test_isolation import packets, seen
 from test_packets import OUTSIDE, fetch, hello
 from world import GATEWAY, Host
+from world import link as netns_link
 
 DOCKER = """
 table ip filter {
@@ -70,6 +73,48 @@ def test_a_crash_leaves_no_taps_and_the_next_start_takes_over(bare):
     again = bare.guest()
     again.ns.listen(80, hello("again"))
     assert fetch(bare.ns, again.address) == "again"
+
+
+def test_forwarding_of_the_uplink_ends_with_the_last_of_several_daemons(bare):
+    def forwards(name):
+        return bare.ns.read(f"/proc/sys/net/ipv4/conf/{name}/forwarding").strip()
+
+    assert forwards("out0") == "0"
+    for _ in range(2):
+        bare.start()
+        assert forwards("out0") == "1"
+        bare.process.kill()
+        bare.process.wait()
+    bare.start()
+    assert bare.stop() == 0
+    assert forwards("out0") == "0"
+    bare.ns.write("/proc/sys/net/ipv4/conf/out0/forwarding", "1")  # now by somebody else
+    bare.start()
+    bare.stop()
+    assert forwards("out0") == "1"
+
+
+def test_forwarding_moves_with_the_default_route(bare):
+    netns_link(bare.ns, "other0", "198.51.101.1/24", bare.router, "in1", "198.51.101.2/24")
+    bare.start()
+    bare.ns.run("ip route replace default via 198.51.101.2")
+    bare.until_said("reach the outside by other0")
+    bare.settle()
+    read = lambda name: bare.ns.read(f"/proc/sys/net/ipv4/conf/{name}/forwarding").strip()  # noqa: E731
+    assert (read("out0"), read("other0")) == ("0", "1")
+    bare.stop()
+    assert (read("out0"), read("other0")) == ("0", "0")
+
+
+def test_what_is_for_a_guest_that_is_not_there_does_not_leave_the_host(host):
+    one = host.guest()
+    wire = packets(host.router, "in0")
+    with wire:
+        for ns in (host.ns, one.ns):
+            with pytest.raises(OSError) as error:
+                ns.connect(("10.100.99.9", 80), 5)
+            assert error.value.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED)
+        assert not seen(wire, lambda f: b"\x0a\x64\x63\x09" in f)
 
 
 def test_left_over_taps_of_ours_are_swept_and_nobody_elses(bare):

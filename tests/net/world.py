@@ -95,7 +95,7 @@ class Host:
         return g
 
     def counts(self):
-        return dict(zip(("ready", "claimed", "addresses", "repairs"), map(int, self.tell("counts"))))
+        return dict(zip(("ready", "claimed", "addresses", "repairs", "listings"), map(int, self.tell("counts"))))
 
     def taps(self):
         return sorted(line.split()[0] for line in self.ns.run("ip -br link").splitlines() if line.startswith("hm"))

@@ -355,10 +355,10 @@ static void a_restore_resumes_where_the_version_can(void **state)
         const char *version, *body;
     } cases[] = {
         {"53.0.0",
-         "{\"source_url\":\"file://load\",\"resume\":true,"
+         "{\"source_url\":\"file://snapshot/load\",\"resume\":true,"
          "\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
         {"51.2.0",
-         "{\"source_url\":\"file://load\",\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
+         "{\"source_url\":\"file://snapshot/load\",\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
     };
 
     (void)state;

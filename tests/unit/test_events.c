@@ -31,7 +31,8 @@ static void open_journal(struct fixture *f)
     assert_non_null(f->store);
     f->loop = loop_new(&e);
     journal_init(&f->journal);
-    journal_add(&f->journal, EVENT_CREATED, "abcdefghijklmnopqrstuvwx", NULL); /* a row of the store */
+    journal_add(
+        &f->journal, EVENT_CREATED, "abcdefghijklmnopqrstuvwx", NULL); /* a row of the store */
     assert_int_equal(journal_open(&f->journal, f->store, f->loop, f->fd, &e), 0);
 }
 
@@ -160,6 +161,23 @@ static void an_end_in_order_hands_the_journal_on_and_only_once(void **state)
     assert_true(f->journal.revision > last);
 }
 
+static void a_number_that_was_given_without_a_reservation_is_not_given_again(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t last = f->journal.reserved + 5; /* as after millions of changes on a full disk */
+
+    f->journal.revision = last - 1;
+    f->journal.oldest = last;
+    f->journal.is_reserving = true;
+    add(f, "{}");
+    assert_int_equal(f->journal.revision, last);
+    close_journal(f, true);
+    open_journal(f);
+    assert_true(f->journal.revision >= last);
+    add(f, "{}");
+    assert_true(f->journal.revision > last && f->journal.reserved > f->journal.revision);
+}
+
 static void a_file_that_is_damaged_is_not_believed(void **state)
 {
     static const char *const texts[] = {
@@ -240,6 +258,7 @@ int main(void)
         with_journal(it_is_bounded_by_number_and_by_bytes),
         with_journal(a_kill_gives_no_number_twice),
         with_journal(an_end_in_order_hands_the_journal_on_and_only_once),
+        with_journal(a_number_that_was_given_without_a_reservation_is_not_given_again),
         with_journal(a_file_that_is_damaged_is_not_believed),
         with_journal(who_follows_is_told_each_change_until_it_leaves),
         with_journal(a_block_is_reserved_before_the_last_is_used_up),

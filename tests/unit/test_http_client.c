@@ -165,7 +165,7 @@ static struct op within(int64_t ms)
 static bool answers(struct http_client *c, const char *request, const char *body, const char *want)
 {
     auto_buf struct buf answer = BUF(1 << 20);
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     return http_call(&op, c, request, body, &answer, &e) == 200 &&
@@ -176,7 +176,7 @@ static void call(struct fixture *f, struct http_client *c)
 {
     auto_buf struct buf answer = BUF(1 << 20);
     auto_buf struct buf first = BUF(100);
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     CHECK(answers(c, "GET /info", NULL, "GET /info - "));
@@ -198,7 +198,7 @@ static void send_much(struct fixture *f, struct http_client *c)
 {
     auto_free char *body = mem_zalloc((3 << 20) + 1, 1);
     auto_buf struct buf answer = BUF(4 << 20);
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     memset(body, 'x', 3 << 20);
@@ -216,11 +216,10 @@ static void wait_too_long(struct fixture *f, struct http_client *c)
     auto_buf struct buf answer = BUF(1000);
     struct op op = within(50);
     struct err e = {0};
-    int64_t began = clock_ms();
 
     CHECK(http_call(&op, c, "GET /silent", NULL, &answer, &e) == -1);
     CHECK(e.code == ERR_TIMEOUT && strcmp(e.msg, "GET /silent: deadline passed") == 0);
-    CHECK(clock_ms() - began >= 50 && clock_ms() - began < 500);
+    CHECK(clock_ms() >= op.deadline_ms);
     err_clear(&e);
     CHECK(answers(c, "GET /info", NULL, "GET /info - ")); /* there is a connection to send on */
     op.deadline_ms--; /* at the deadline itself an answer may still be there in time */
@@ -239,12 +238,11 @@ static void a_call_ends_at_its_deadline(void **state)
 static void be_cancelled(struct fixture *f, struct http_client *c)
 {
     auto_buf struct buf answer = BUF(1000);
-    struct op op = {clock_ms() + 5000, f->cancel_fd};
+    struct op op = {clock_ms() + 60000, f->cancel_fd};
     struct err e = {0};
-    int64_t began = clock_ms();
 
     CHECK(http_call(&op, c, "GET /cancelled", NULL, &answer, &e) == -1);
-    CHECK(e.code == ERR_CANCELLED && clock_ms() - began < 1000);
+    CHECK(e.code == ERR_CANCELLED);
     err_clear(&e);
     CHECK(answers(c, "GET /info", NULL, "GET /info - "));
     CHECK(http_call(&op, c, "GET /unsent", NULL, &answer, &e) == -1 && e.code == ERR_CANCELLED);
@@ -262,7 +260,7 @@ static void a_call_ends_when_it_is_cancelled(void **state)
 static void take_too_much(struct fixture *f, struct http_client *c)
 {
     auto_buf struct buf answer = BUF(99999);
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     CHECK(http_call(&op, c, "GET /long", NULL, &answer, &e) == -1 && e.code == ERR_TOO_LARGE);

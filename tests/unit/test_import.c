@@ -941,7 +941,6 @@ static void a_cancelled_import_leaves_nothing(void **state)
 {
     struct fixture *f = *state;
     int fd = eventfd(0, EFD_CLOEXEC);
-    int64_t began = clock_ms();
     pthread_t thread;
 
     make_endless_file(f);
@@ -949,19 +948,16 @@ static void a_cancelled_import_leaves_nothing(void **state)
     assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &fd), 0);
     refused(f, "dir", "", ERR_CANCELLED, "cancelled");
     pthread_join(thread, NULL);
-    assert_true(clock_ms() - began < 5000);
     close(fd);
 }
 
 static void an_import_ends_at_its_deadline(void **state)
 {
     struct fixture *f = *state;
-    int64_t began = clock_ms();
 
     make_endless_file(f);
-    f->op.deadline_ms = began + 300;
+    f->op.deadline_ms = clock_ms() + 300;
     refused(f, "dir", "", ERR_TIMEOUT, "deadline passed");
-    assert_true(clock_ms() - began < 5000);
 }
 
 static void a_full_disk_leaves_nothing(void **state)

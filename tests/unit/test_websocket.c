@@ -261,7 +261,7 @@ static bool becomes(struct fixture *f, const int *counter, int wanted)
 {
     size_t at = (size_t)((const char *)counter - (const char *)f);
 
-    for (int64_t until = clock_ms() + 10000; clock_ms() < until; poll(NULL, 0, 1)) {
+    for (int64_t until = clock_ms() + PATIENCE_MS; clock_ms() < until; poll(NULL, 0, 1)) {
         int now;
 
         on_loop(f, look);
@@ -278,7 +278,7 @@ static int connect_to(struct fixture *f, bool is_unix)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)f->port)};
-    struct timeval limit = {.tv_sec = 10};
+    struct timeval limit = {.tv_sec = PATIENCE_MS / 1000};
     int fd = socket(is_unix ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int rc;
 
@@ -616,7 +616,7 @@ static void paused(struct fixture *f)
     CHECK(sent < b.len && seen.n_got <= WS_AFTER_PAUSE);
     on_loop(f, resume);
     CHECK(put(fd, b.data + sent, b.len - sent));
-    until = clock_ms() + 10000;
+    until = clock_ms() + PATIENCE_MS;
     do
         on_loop(f, look);
     while (seen.n_got < FLOOD && clock_ms() < until);

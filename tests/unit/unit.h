@@ -13,6 +13,8 @@
 #include <cmocka.h>
 #include <dirent.h>
 
+enum { PATIENCE_MS = 60000 }; /* for anything that must happen; far more than it takes */
+
 static inline size_t open_fds(void)
 {
     DIR *dir = opendir("/proc/self/fd");

@@ -29,7 +29,7 @@ _hypeman() {
 			;;
 		-*) i=$((i + 1)) ;;
 		*)
-			[[ ${#verb[@]} -eq 0 || (${#verb[@]} -eq 1 && ${verb[0]} == image) ]] && verb+=("${COMP_WORDS[i]}")
+			[[ ${#verb[@]} -eq 0 || (${#verb[@]} -eq 1 && (${verb[0]} == image || ${verb[0]} == update)) ]] && verb+=("${COMP_WORDS[i]}")
 			i=$((i + 1))
 			;;
 		esac
@@ -51,8 +51,8 @@ _hypeman() {
 	else
 		case "${verb[*]}" in
 		"") words=$(_hypeman_verbs) ;;
-		image) words=$(_hypeman_verbs image) ;;
-		exec | fork | inspect | logs | restore | rm | standby | start | stats | stop | wait)
+		image | update) words=$(_hypeman_verbs "${verb[@]}") ;;
+		exec | fork | inspect | logs | restore | rm | standby | start | stats | stop | "update network" | wait)
 			words=$(hypeman "${where[@]}" ps -a 2>/dev/null | sed -n '2,$s/ .*//p')
 			;;
 		run | "image get" | "image delete")
