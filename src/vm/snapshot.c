@@ -212,12 +212,15 @@ int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_dr
 
 /*
  * Without what says who made it it counts for nothing, whatever becomes of the rest. It gets
- * another name: to let go of a file's last name takes a disk far longer.
+ * another name: to let go of a file's last name takes a disk far longer. A full disk may
+ * have no room for a name, but lets go of one.
  */
 int snapshot_withdraw(int dir_fd, struct err *e)
 {
-    return renameat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, dir_fd, VMM_SNAPSHOT_DIR "/" USED) < 0 &&
-                   errno != ENOENT
+    static const char made_by[] = VMM_SNAPSHOT_DIR "/" MADE_BY;
+
+    return renameat(dir_fd, made_by, dir_fd, VMM_SNAPSHOT_DIR "/" USED) < 0 &&
+                   unlinkat(dir_fd, made_by, 0) < 0 && errno != ENOENT
                ? err_errno(e, "withdraw the snapshot")
                : 0;
 }

@@ -223,7 +223,7 @@ def test_a_q35_guest_with_an_ext4_image_and_a_network(boot, tmp_path):
     (tree / "bin/busybox").write_bytes(open("/bin/busybox", "rb").read())
     (tree / "bin/busybox").chmod(0o755)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image), "16M"], check=True)
-    script = "for c in 'ip addr' 'ip route' arp 'cat /etc/resolv.conf /run/hypeman/address /proc/sys/net/ipv6/conf/eth0/disable_ipv6'; do busybox $c; done"
+    script = "for c in 'ip addr' 'ip route' 'arp -n' 'cat /etc/resolv.conf /run/hypeman/address /proc/sys/net/ipv6/conf/eth0/disable_ipv6'; do busybox $c; done"
     guest = boot(["busybox", "sh", "-c", script], machine="q35", image=image, net=True, config={"network": NETWORK})
     channel = guest.connect().greet()
     channel.expect(STARTED)
