@@ -234,43 +234,26 @@ def test_our_own_changes_are_no_reason_to_repair(host):
 @pytest.mark.parametrize("change", [
     "ip route flush proto 104",
     "ip addr del 192.0.0.1/32 dev lo",
-    "sysctl -q net.ipv4.ip_forward=0",
-])
-def test_routes_the_gateway_and_forwarding_come_back(host, change):
-    guest = host.guest()
-    guest.ns.listen(80, hello("x"))
-    host.outside.listen(80, hello("outside"))
-    host.settle()
-    repairs = host.counts()["repairs"]
-    if change.startswith("sysctl"):
-        host.ns.write("/proc/sys/net/ipv4/ip_forward", "1")
-        host.ns.write("/proc/sys/net/ipv4/ip_forward", "0")
-    else:
-        host.ns.run(change)
-    until_repaired(host, repairs)
-    assert fetch(host.ns, guest.address) == "x"
-    assert fetch(guest.ns, OUTSIDE) == "outside"
-    assert GATEWAY in host.ns.run("ip addr show lo")
-
-
-@pytest.mark.parametrize("change", [
     "ip link set TAP down",
     "ip link set TAP address 02:00:00:00:00:77",
-    "sysctl net.ipv4.conf.out0.forwarding=0",
+    "/proc/sys/net/ipv4/ip_forward",
+    "/proc/sys/net/ipv4/conf/out0/forwarding",
 ])
-def test_what_somebody_did_to_a_tap_or_to_the_uplink_is_put_right(host, change):
+def test_routes_the_gateway_taps_and_forwarding_come_back(host, change):
     guest = host.guest()
     guest.ns.listen(80, hello("x"))
     host.outside.listen(80, hello("outside"))
     host.settle()
     repairs = host.counts()["repairs"]
-    if change.startswith("sysctl"):
-        host.ns.write("/proc/sys/net/ipv4/conf/out0/forwarding", "0")
+    if change.startswith("/"):
+        host.ns.write(change, "1")
+        host.ns.write(change, "0")
     else:
         host.ns.run(change.replace("TAP", guest.tap))
     until_repaired(host, repairs)
     assert fetch(host.ns, guest.address) == "x"
     assert fetch(guest.ns, OUTSIDE) == "outside"
+    assert GATEWAY in host.ns.run("ip addr show lo")
 
 
 def test_a_ready_tap_that_somebody_removed_is_nobodys_and_another_is_made(host):
