@@ -52,7 +52,7 @@ def test_what_cannot_start_is_127_with_the_reason(daemon, box, command, text):
 
 def test_a_directory_that_is_not_there_is_127(daemon, box):
     done = sh(daemon, box, "true", cwd="/nowhere")
-    assert done.code == 127 and b"working directory" in done.output, done
+    assert done.code == 127 and b"working directory /nowhere: No such file" in done.output, done
 
 
 def test_a_timeout_is_124_and_a_signal_128_and_more(daemon, box):
