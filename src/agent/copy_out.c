@@ -19,12 +19,15 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "wire/entry.h"
+#include "wire/first_names.h"
 
 enum { DEPTH_MAX = 256, ZEROS_MAX = WINDOW_OF_COPY / 4 };
 
 struct walk {
     struct worker *to;
     bool follow;
+    bool hard_links; /* as such */
+    struct first_names names;
     uint64_t bytes;
     size_t depth;
     struct {
@@ -142,13 +145,21 @@ static int put_file(struct walk *w, int dir_fd, const char *name, struct err *e)
     auto_close int fd = openat(
         dir_fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (w->follow ? 0 : O_NOFOLLOW));
     struct guest_entry entry;
+    const char *first;
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_errno(e, "open %s", w->path);
     if (!S_ISREG(st.st_mode))
         return 0;
+    first = w->hard_links ? first_name(&w->names, &st, w->path) : NULL;
     fill_entry(&entry, &st, w->path, NULL);
+    if (first) {
+        entry.kind = GUEST_HARD_LINK;
+        entry.link_target = first;
+        entry.size = 0;
+        return put_entry(w->to, &entry, e);
+    }
     if (put_entry(w->to, &entry, e) < 0)
         return -1;
     return put_content(w, fd, st.st_size, e);
@@ -268,9 +279,10 @@ static char *base_name(const char *path)
     return mem_strdup(*slash == '\0' || strcmp(slash, "..") == 0 ? "." : slash);
 }
 
-void copy_out(struct worker *to, const char *path, bool follow_links)
+void copy_out(struct worker *to, const char *path, bool follow_links, bool hard_links)
 {
-    struct walk w = {.to = to, .follow = follow_links, .path = base_name(path)};
+    struct walk w = {
+        .to = to, .follow = follow_links, .hard_links = hard_links, .path = base_name(path)};
     struct err e = {0};
     int error = 0;
 
@@ -282,6 +294,7 @@ void copy_out(struct worker *to, const char *path, bool follow_links)
         }
     }
     free(w.path);
+    first_names_free(&w.names);
     worker_done(to, w.bytes, error, &e);
 }
 

@@ -198,6 +198,11 @@ static void on_entry(void *owner, const struct guest_entry *entry)
         fail(x, &e, x->path);
         return;
     }
+    if (!x->is_tar && entry->kind == GUEST_HARD_LINK) {
+        err_set(&e, ERR_INTERNAL, "the guest sends a hard link, which it was not asked for");
+        fail(x, &e, NULL);
+        return;
+    }
     if (!x->is_tar && (!is_text(entry->path) || !is_text(target))) {
         refuse_name(is_text(entry->path) ? target : entry->path, &e);
         fail(x, &e, entry->path);
@@ -443,7 +448,8 @@ static int begin(struct guest_socket *s, struct instance *row, const json_t *doc
                        ERR_INVALID,
                        "invalid direction: %.100s (must be 'to' or 'from')",
                        r.direction ? r.direction : "");
-    s->guest = guest_copy_out(row, r.path, r.follow_links, &s->kind->events, s, e);
+    s->guest = guest_copy_out(
+        row, &(struct guest_tree){r.path, r.follow_links, x->is_tar}, &s->kind->events, s, e);
     return s->guest ? 0 : -1;
 }
 

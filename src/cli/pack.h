@@ -23,7 +23,8 @@ struct pack {
     void *arg;
 };
 
-/* Devices, sockets and pipes are left out, with a word on standard error. */
+/* Devices, sockets and pipes are left out, with a word on standard error; what has several names is
+ * one file. */
 int pack_tree(const struct pack *p, struct err *e);
 
 struct unpack;

@@ -6,6 +6,8 @@ import os
 import pty
 import select
 import signal
+import socket
+import stat
 import struct
 import subprocess
 import tarfile
@@ -296,6 +298,47 @@ def test_cp_dash_is_an_archive_on_standard_input_and_output(daemon, box, tree):
         tar.extractall(tree / "back")
     assert look(tree / "back/src") == look(tree / "src")
     assert b"hypeman: " in hypeman(daemon, "cp", "-", "box:/tmp", input=b"no archive" * 99, code=1).stderr
+
+
+def test_cp_keeps_what_has_several_names_one_file_and_leaves_out_what_is_none(daemon, box, tmp_path):
+    in_guest(daemon, "rm -rf /tmp/*")
+    src = tmp_path / "src"
+    (src / "sub").mkdir(parents=True)
+    (src / "one").write_bytes(b"one file")
+    os.link(src / "one", src / "sub/two")
+    os.link(src / "one", os.fsencode(src) + b"/three \xff")
+    os.mkfifo(src / "pipe")
+    os.mknod(src / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(src / "socket"))
+    told = hypeman(daemon, "cp", "src", "box:/tmp/there", cwd=tmp_path).stderr.decode()
+    assert all(f"src/{name}\n" in told for name in ("pipe", "device", "socket")), told
+    assert in_guest(daemon, "cd /tmp/there; find . | wc -l; stat -c %h one; test one -ef sub/two && cat sub/two") == "5\n3\none file"
+    in_guest(daemon, "cd /tmp/there; mkfifo pipe; mknod device c 1 5")
+    for as_, args in {"back": ["box:/tmp/there", "back"], "content": ["box:/tmp/there/.", "content"]}.items():
+        hypeman(daemon, "cp", *args, cwd=tmp_path)
+        names = [os.path.join(where, name) for where, _, files in os.walk(os.fsencode(tmp_path / as_)) for name in files]
+        assert len(names) == 3 and len({os.stat(name).st_ino for name in names}) == 1, names
+    out = hypeman(daemon, "cp", "box:/tmp/there", "-").stdout
+    with tarfile.open(fileobj=io.BytesIO(out), errors="surrogateescape") as tar:
+        assert sorted(one.type for one in tar) == [tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.DIRTYPE]
+    hypeman(daemon, "cp", "-", "box:/tmp/there/sub", input=out)  # and in again, over nothing
+    hypeman(daemon, "cp", "-", "box:/tmp", input=out)  # and over itself
+    assert in_guest(daemon, "cd /tmp/there; stat -c %h one sub/there/one; cat sub/two") == "3\n3\none file"
+
+
+def test_a_guest_cannot_make_cp_link_to_what_is_outside(daemon, box, tmp_path):
+    """As an archive of its own making would have it; ours is made by hand, and unpacked by the same code on the way in."""
+    in_guest(daemon, "rm -rf /tmp/*; mkdir -p /tmp/in; echo secret > /tmp/secret")
+    for target in ("../secret", "/tmp/in/../secret"):
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            link = tarfile.TarInfo("stolen")
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            tar.addfile(link)
+        refused = hypeman(daemon, "cp", "-", "box:/tmp/in", input=made.getvalue(), code=1)
+        assert b"no path of the archive" in refused.stderr, refused
+    assert in_guest(daemon, "stat -c %h /tmp/secret; ls /tmp/in") == "1\n"
 
 
 def test_cp_keeps_owners_when_told(daemon, box, tree):
