@@ -69,6 +69,17 @@ def test_exec_takes_environment_directory_user_and_timeout(daemon, box):
     hypeman(daemon, "exec", "--timeout", "1500ms", box, "true", code=2)
 
 
+@pytest.mark.parametrize("words", [
+    ["{}", "echo", "-n", "--", "x"],
+    ["{}", "--", "echo", "-n", "--", "x"],
+    ["--", "{}", "echo", "-n", "--", "x"],
+    ["-T", "{}", "--cwd", "/tmp", "--", "echo", "-n", "--", "x"],
+    ["{}", "-e", "A=b", "--timeout=30", "echo", "-n", "--", "x"],
+])
+def test_exec_takes_flags_and_two_dashes_behind_the_name(daemon, box, words):
+    assert hypeman(daemon, "exec", *(word.format(box) for word in words)).stdout == b"-- x"
+
+
 def test_exec_without_input_ends_a_command_that_reads_it(daemon, box):
     done = hypeman(daemon, "exec", "--interactive=false", box, "cat", input=b"not passed on")
     assert done.stdout == b""
@@ -92,6 +103,29 @@ def test_exec_streams_megabytes_to_a_slow_reader(daemon, box):
     assert reader.stdout.read() == want and done.returncode == 0
     reader.stdout.close()
     reader.wait()
+
+
+@pytest.mark.parametrize("closed, script, code, out, err", [
+    ("<&-", "cat; echo out", 0, b"out\n", b""),
+    (">&-", "echo out; echo err >&2", 1, b"", b"write the output"),
+    ("2>&-", "echo err >&2; echo out", 1, b"", b""),
+])
+def test_exec_does_not_take_a_socket_for_a_stream_that_is_closed(daemon, box, closed, script, code, out, err):
+    line = f'exec "$0" exec {box} sh -c "{script}" {closed}'
+    done = subprocess.run(["sh", "-c", line, HYPEMAN], capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE,
+                          env={**os.environ, "HYPEMAN_SOCKET": str(daemon.socket)})
+    assert done.returncode == code and err in done.stderr, done
+    assert not closed.startswith("<") or done.stdout == out
+
+
+def test_a_signal_ends_an_exec_whose_output_nobody_reads(daemon, box):
+    with subprocess.Popen([HYPEMAN, "--socket", daemon.socket, "exec", box, "yes"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as stuck:
+        size = fcntl.fcntl(stuck.stdout, fcntl.F_GETPIPE_SZ)
+        pending = lambda: struct.unpack("i", fcntl.ioctl(stuck.stdout, termios.FIONREAD, b"\0" * 4))[0]
+        until("the pipe is full", lambda: pending() > size - 8192)
+        stuck.send_signal(signal.SIGTERM)
+        assert stuck.wait(PATIENCE) == 130
 
 
 class Terminal:
