@@ -176,7 +176,7 @@ static void fill_standard_fds(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) < 0)
-            (void)!open("/dev/null", O_RDONLY); /* the lowest that is free: this one */
+            (void)!open("/dev/null", O_RDONLY | O_CLOEXEC); /* the lowest that is free: this one */
     }
 }
 
