@@ -220,12 +220,13 @@ void channel_hello(struct channel *c, const char *nonce)
  * answers none. */
 void channel_announce(struct channel *c)
 {
-    static const char zeros[FRAME_HEADER + FRAME_MAX];
+    static const char zeros[1024];
     static const char nobody[] = "00000000000000000000000000000000";
 
     if (!c->is_up || c->listener.fd >= 0)
         return;
-    buf_append(&c->out, zeros, sizeof(zeros));
+    while (c->out.len < FRAME_HEADER + FRAME_MAX)
+        buf_append(&c->out, zeros, sizeof(zeros));
     frame_put_hello(&c->out, nobody);
     channel_flush(c);
 }
