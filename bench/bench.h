@@ -38,9 +38,10 @@ struct bench_row {
 struct bench {
     const char *name;
     const char *binary; /* of the hypeman under test */
-    int iterations;     /* 0: the benchmark's own choice, as for the next three */
+    int iterations;     /* 0: the benchmark's own choice, as for the next four */
     int instances;
     int hung;
+    int parked;
     int clients;
     const char *hypervisor; /* "firecracker": the real one that HYPEMAN_TEST_FIRECRACKER names, else
                                its double; NULL: the daemon's choice */
@@ -84,6 +85,9 @@ void doubles_set_up(struct bench *b);
 void doubles_run(struct bench *b, int from, int to); /* vm-0, vm-1, ...; until they are Running */
 void doubles_each(const struct bench *b, void (*fn)(void *arg, pid_t pid), void *arg);
 void doubles_signal(const struct bench *b, int number);
+
+/* The daemon to come has this one for a default: its double, unless the environment names another. */
+void use_hypervisor(const struct bench *b);
 
 /* --- stream.c: a connection of its own to the daemon, for what api() cannot --- */
 int stream_connect(const struct bench *b);
@@ -153,5 +157,7 @@ void bench_cp(struct bench *b);
 void bench_guest(struct bench *b);
 void bench_network(struct bench *b);
 void bench_list(struct bench *b);
+void bench_parked(struct bench *b);
+void parked_set_up(struct bench *b);
 void bench_exit(struct bench *b);
 void bench_slope(struct bench *b);

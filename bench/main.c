@@ -23,7 +23,7 @@ static const struct {
     const char *name;
     const char *what;
     void (*run)(struct bench *b);
-    bool on_doubles;
+    void (*set_up)(struct bench *b); /* before the daemon starts; optional */
 } benches[] = {
     {"boot", "create to Running, beside a bare start of the same VM", bench_boot},
     {"start", "Firecracker alone, to its socket, by every way to notice it", bench_start},
@@ -37,9 +37,13 @@ static const struct {
     {"cp", "files into and out of a guest, beside the bare transport", bench_cp},
     {"guest", "what our half of a guest weighs", bench_guest},
     {"network", "slots, the mapping beside a bare TAP, a fork to its first answer", bench_network},
-    {"list", "lists of N instances, M of them hung, to C clients", bench_list, true},
-    {"exit", "the end of a VMM's process to where it is seen", bench_exit, true},
-    {"slope", "create and get beside 10, 1,000 and 10,000 instances", bench_slope, true},
+    {"list", "lists of N instances, M of them hung, to C clients", bench_list, doubles_set_up},
+    {"parked",
+     "list, get, exec and create beside N VMMs that are busy with a snapshot",
+     bench_parked,
+     parked_set_up},
+    {"exit", "the end of a VMM's process to where it is seen", bench_exit, doubles_set_up},
+    {"slope", "create and get beside 10, 1,000 and 10,000 instances", bench_slope, doubles_set_up},
 };
 
 enum { N_BENCHES = sizeof(benches) / sizeof(benches[0]) };
@@ -134,7 +138,7 @@ static void print_table(const struct bench *b)
 static void usage(void)
 {
     (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
-                " [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n"
+                " [--parked N] [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n"
                 "       [--hypervisor NAME] [--readiness inotify|poll1|poll50|pool]"
                 " [--resume load|explicit]\n",
                 stderr);
@@ -167,8 +171,8 @@ static void run(struct bench *b, size_t which, bool as_json)
     b->root_fd = dir_open(AT_FDCWD, b->root, &e);
     must(b->root_fd, &e);
     step_aside();
-    if (benches[which].on_doubles)
-        doubles_set_up(b);
+    if (benches[which].set_up)
+        benches[which].set_up(b);
     if (b->filesystem)
         data_mount(b);
     daemon_start(b);
@@ -206,6 +210,7 @@ static bool take_number(struct bench *b, const char *flag, const char *value)
     } flags[] = {{"--iters", &b->iterations},
                  {"--instances", &b->instances},
                  {"--hung", &b->hung},
+                 {"--parked", &b->parked},
                  {"--clients", &b->clients}};
     uint64_t n = 0;
 
@@ -228,7 +233,7 @@ static void use_readiness(const char *how)
 }
 
 /* The daemon inherits our environment. */
-static void use_hypervisor(const struct bench *b)
+void use_hypervisor(const struct bench *b)
 {
     static const struct {
         const char *name, *real, *setting;

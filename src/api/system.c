@@ -30,6 +30,10 @@ static void put_features(struct jout *j, const struct vmm_driver *d)
         jout_str(j, NULL, "standby");
         jout_str(j, NULL, "fork");
     }
+    if (d->resize)
+        jout_str(j, NULL, "hotplug-memory");
+    if (d->set_balloon)
+        jout_str(j, NULL, "balloon-control");
     jout_close(j, ']');
 }
 

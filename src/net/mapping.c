@@ -43,31 +43,32 @@ static void write_opened(struct buf *out, const char *opened)
     buf_puts(out, " }\n");
 }
 
-/* icmp_from and icmp_to are filled by libnftnl (rules.c). */
+#define ERRORS "destination-unreachable, time-exceeded, parameter-problem"
+
+/*
+ * icmp_from and icmp_to are filled by libnftnl (rules.c). send_redirects=0 on the TAPs does not
+ * do: the kernel redirects as well when the host's "all" says so, which is its default.
+ */
 static void write_rewriting(struct buf *out, const struct words *w)
 {
-    static const char errors[] =
-        "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
-
     buf_printf(out,
-               " chain icmp_from {\n }\n chain icmp_to {\n }\n"
+               " chain icmp_from {\n }\n"
+               " chain icmp_to {\n  icmp type redirect counter drop\n }\n"
                " chain from_guest { type filter hook prerouting priority raw; policy accept;\n"
                "  iifname != \"" NET_TAPS "*\" return\n"
                "  ip saddr != %s counter drop\n"
                "  ip daddr 127.0.0.0/8 counter drop\n"
-               "  %s jump icmp_from\n"
+               "  icmp type { " ERRORS " } jump icmp_from\n"
                "  ip saddr set iifname map @outer accept\n"
                "  counter drop\n"
                " }\n",
-               w->inner,
-               errors);
+               w->inner);
     buf_printf(out,
                " chain to_guest { type filter hook postrouting priority 300; policy accept;\n"
                "  oifname != \"" NET_TAPS "*\" return\n"
-               "  %s jump icmp_to\n"
+               "  icmp type { " ERRORS ", redirect } jump icmp_to\n"
                "  ip daddr %s ip daddr set %s\n"
                " }\n",
-               errors,
                w->outer,
                w->inner);
 }

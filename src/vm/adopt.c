@@ -20,6 +20,7 @@
 #include "vm/exit_note.h"
 #include "vm/live.h"
 #include "vm/network.h"
+#include "vm/op.h"
 #include "vm/snapshot.h"
 
 enum { RESUME_MS = 5000 };
@@ -111,34 +112,62 @@ static void drop_snapshot(const struct instance *row, int dir_fd)
         log_warn("instance %s: %s", row->id, e.msg);
 }
 
+/* --- a VM that a crash cut short on its way into a snapshot --- */
+
+static int go_on_check(const struct instance *row, struct vm_op *op, struct err *e)
+{
+    (void)row;
+    (void)op;
+    (void)e;
+    return 0;
+}
+
+/* Its VMM may be at it still, and answers nobody until it is done. */
+static int go_on_run(struct vm_op *op, struct err *e)
+{
+    struct vmm_handle vm = {op->spec->driver, op->spec->name, -1, op->pidfd};
+
+    op->dir_fd = vm.dir_fd = env_open_instance(op->env, op->id, e);
+    if (op->dir_fd < 0)
+        return -1;
+    snapshot_give_up(op, &vm, NULL);
+    return 0;
+}
+
+static void go_on_done(struct vm_world *w, struct instance *row, struct vm_op *op)
+{
+    (void)op;
+    prober_resync(&w->prober, row);
+}
+
+static const struct vm_verb verb_go_on = {
+    .name = "recovery",
+    .span = "instances.recovery",
+    .kind = VM_JOB_SNAPSHOT,
+    .check = go_on_check,
+    .run = go_on_run,
+    .apply = go_on_done,
+    .failed = go_on_done,
+};
+
 /*
- * The process of a standby, restore or fork that a crash cut short may still be paused.
- * What is left of the snapshot says so. It goes before the VM runs on: from then on it
- * would no longer be the continuation of the disk. Only a load that resumes may not have
- * begun, and then it is still needed. False: so it was, and the process was ended.
+ * The process of a restore or fork that a crash cut short: what is left of the snapshot
+ * says so. The load may not have begun, and then the snapshot is still needed. False: so
+ * it was, and the process was ended.
  */
 static bool run_on(const struct instance *row, int dir_fd, int pidfd)
 {
     struct op op = {clock_ms() + RESUME_MS, -1};
     struct op last_moment = {clock_ms() + 2 * RESUME_MS, -1};
     struct vmm_handle vm = {row->spec->driver, row->spec->name, dir_fd, pidfd};
-    bool may_not_have_begun = row->run.disk_stamp != 0;
     struct err e = {0};
 
-    if (!snapshot_is_there(dir_fd))
-        return true;
-    log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
-             row->id,
-             row->spec->name);
-    if (!may_not_have_begun)
-        drop_snapshot(row, dir_fd);
     if (vmm_resume(&op, &vm, &e) < 0) {
         log_warn("instance %s: %s", row->id, e.msg);
         err_clear(&e);
-        return !may_not_have_begun || proc_kill(&last_moment, pidfd, &e) < 0;
+        return proc_kill(&last_moment, pidfd, &e) < 0;
     }
-    if (may_not_have_begun)
-        drop_snapshot(row, dir_fd);
+    drop_snapshot(row, dir_fd);
     return true;
 }
 
@@ -205,6 +234,7 @@ static void settle_row(struct adoption *a, struct instance *row)
     auto_close int dir_fd = -1;
     auto_close int pidfd = -1;
     struct net_slot *slot;
+    bool is_cut_short;
 
     if (!vm_state_has_process(row->run.state))
         return;
@@ -218,14 +248,24 @@ static void settle_row(struct adoption *a, struct instance *row)
         process_is_gone(a, row, dir_fd);
         return;
     }
-    if (!run_on(row, dir_fd, pidfd)) {
-        process_is_gone(a, row, dir_fd);
-        return;
+    is_cut_short = snapshot_is_there(dir_fd);
+    if (is_cut_short)
+        log_info("instance %s (%s) was on its way into or out of a snapshot; it runs on",
+                 row->id,
+                 row->spec->name);
+    if (is_cut_short && row->run.disk_stamp != 0) {
+        if (!run_on(row, dir_fd, pidfd)) {
+            process_is_gone(a, row, dir_fd);
+            return;
+        }
+        is_cut_short = false;
     }
     row->run.disk_stamp = 0;
     slot = network_adopt_slot(a->w, row, pidfd);
     live_attach(a->w, row, take_fd(&pidfd), dir_fd, slot);
     prober_resync(&a->w->prober, row); /* nobody heard its events meanwhile */
+    if (is_cut_short)
+        vm_op_begin(a->w, row, vm_op_new(&verb_go_on, NULL, NULL));
     a->report.adopted++;
 }
 

@@ -198,7 +198,6 @@ static int capture_run(struct vm_op *op, struct err *e)
     auto_close int dir_fd = env_open_instance(op->env, op->id, e);
     auto_close int to_fd = dir_fd < 0 ? -1 : make_half(op->env, op->other, e);
     struct vmm_handle vm = {op->spec->driver, op->spec->name, dir_fd, op->pidfd};
-    struct err ignored = {0};
 
     if (to_fd < 0)
         return err_wrap(e, "fork %s", op->spec->name);
@@ -206,8 +205,7 @@ static int capture_run(struct vm_op *op, struct err *e)
         copy_paused(op, &vm, to_fd, e) == 0 &&
         snapshot_give(&op->job.op, &vm, op->env->host, op->run.incarnation, to_fd, e) == 0)
         return 0;
-    if (snapshot_remove(dir_fd, &ignored) < 0)
-        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, ignored.msg);
+    snapshot_discard(op, dir_fd);
     remove_half(op->env, op->other);
     return err_wrap(e, "fork %s", op->spec->name);
 }

@@ -28,7 +28,18 @@ int snapshot_go_on(struct vm_op *op, const struct vmm_handle *vm, const struct e
         return -1;
     log_warn("%s: its VMM answers nobody; the instance is busy until it does", vm->name);
     err_clear(e);
-    return vmm_resume(&late, vm, e);
+    if (vmm_resume(&late, vm, e) == 0)
+        return 0;
+    op->is_left_paused = e->code == ERR_TIMEOUT || e->code == ERR_CANCELLED;
+    return -1;
+}
+
+void snapshot_discard(const struct vm_op *op, int dir_fd)
+{
+    struct err e = {0};
+
+    if (!op->is_left_paused && snapshot_remove(dir_fd, &e) < 0)
+        log_warn("instance %s: a snapshot that failed stays on the disk: %s", op->id, e.msg);
 }
 
 /* In this order: as long as the VMM does not answer it may be writing. */
@@ -36,9 +47,10 @@ void snapshot_give_up(struct vm_op *op, const struct vmm_handle *vm, const struc
 {
     struct err e = {0};
 
-    if (snapshot_go_on(op, vm, why, &e) < 0)
+    if (snapshot_withdraw(vm->dir_fd, &e) < 0)
         log_warn("%s: %s", vm->name, e.msg);
     err_clear(&e);
-    if (snapshot_remove(vm->dir_fd, &e) < 0)
-        log_warn("%s: a snapshot that failed stays on the disk: %s", vm->name, e.msg);
+    if (snapshot_go_on(op, vm, why, &e) < 0)
+        log_warn("%s: %s", vm->name, e.msg);
+    snapshot_discard(op, vm->dir_fd);
 }

@@ -119,6 +119,7 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .dir_fd = op->dir_fd,
         .vcpus = op->spec->vcpus,
         .memory_bytes = op->spec->memory_bytes,
+        .hotplug_bytes = op->spec->hotplug_bytes,
         .tap_fd = op->slot ? op->slot->fd : -1,
         .tap_name = op->slot && op->spec->driver->opens_tap ? op->slot->tap : NULL,
     };

@@ -129,14 +129,14 @@ static void monitor_lost(struct vm_live *live, const char *why)
 }
 
 /* The process goes on, and the workload begins again: its end is kept as the last one's. */
-static void guest_restarted(struct vm_live *live)
+static void guest_restarted(struct vm_live *live, uint32_t times)
 {
     struct vm_run *run = &live->row->run;
     char text[80];
 
-    if (live->row->holder)
+    if (live->row->holder || (times > 0 && times <= run->restarts))
         return;
-    run->restarts++;
+    run->restarts = times > 0 ? times : run->restarts + 1;
     (void)snprintf(text,
                    sizeof(text),
                    "the guest restarted its machine, %u time%s so far",
@@ -183,7 +183,7 @@ static void on_monitor(void *owner, const struct vmm_event *event)
         monitor_lost(live, event->reason);
         break;
     case VMM_EVENT_REBOOT:
-        guest_restarted(live);
+        guest_restarted(live, event->times);
         break;
     case VMM_EVENT_READY:
         ask_when_ready(live);

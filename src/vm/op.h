@@ -97,6 +97,7 @@ struct vm_op {
     int held_fd;                /* is closed once the answer is out, by a job; -1: none */
     int used_fd;                /* the snapshot that was woken, which goes then too; -1: none */
 
+    bool is_left_paused;   /* the VM, by a VMM that answers nobody, which was not waited for */
     int frozen_fd;         /* see vm/freeze.h; -1: none */
     struct beside *beside; /* run()'s own, while it runs: what has to end before it commits */
 

@@ -21,11 +21,12 @@ void probe_init(struct probe *p, int64_t now)
 void probe_invalidate(struct probe *p)
 {
     p->is_observed = false;
+    p->is_due = true;
 }
 
 bool probe_is_hit(const struct probe *p, int64_t now)
 {
-    return p->is_observed && now - p->observed_ms < PROBE_TTL_MS;
+    return p->is_observed && !p->is_due && now - p->observed_ms < PROBE_TTL_MS;
 }
 
 bool probe_may_ask(const struct probe *p, int64_t now, bool fresh)
@@ -60,6 +61,7 @@ void probe_overtake(struct probe *p)
 bool probe_answered(struct probe *p, int64_t now, bool *counts_out)
 {
     *counts_out = !p->is_overtaken;
+    p->is_due = p->is_due && p->is_overtaken;
     p->is_in_flight = false;
     p->is_overtaken = false;
     p->result = PROBE_ANSWERED;
@@ -72,7 +74,7 @@ bool probe_missed(struct probe *p, enum probe_result why, int64_t late_ms, bool 
     bool was_heard = p->is_observed && p->observed_ms > p->asked_ms;
 
     p->is_in_flight = false;
-    *again_out = !was_heard && !was_unknown;
+    *again_out = (!was_heard || p->is_due) && !was_unknown;
     if (was_heard || late_ms > PROBE_LATE_MS)
         return false;
     p->result = why;

@@ -37,6 +37,7 @@ struct probe {
     enum probe_result result;
     unsigned misses;   /* in a row; from the second on the state is Unknown */
     bool is_observed;  /* observed_ms counts: nothing has taken it back */
+    bool is_due;       /* something may have been missed: only an answer will do */
     bool is_in_flight; /* a question is under way */
     bool is_overtaken; /* and the state was learned otherwise since */
 };
@@ -44,7 +45,10 @@ struct probe {
 /* A new process, or our own step: what is known of it is known as of now. */
 void probe_init(struct probe *p, int64_t now);
 
-/* Nothing is known any more: its socket has gone, or its stream broke. */
+/*
+ * Nothing is known any more: its socket has gone, or its stream broke. It is to be asked until
+ * an answer counts; what is heard meanwhile says that it lives, and not what was missed.
+ */
 void probe_invalidate(struct probe *p);
 
 /* Whether a reader can take what is known as it is: upstream's cache hit. */

@@ -289,6 +289,10 @@ bool prober_answered(struct prober *p, struct instance *row)
     if (changed)
         live_probed(row);
     tell_waits(q);
+    if (row->probe.is_due && !row->holder) {
+        put_due(p, q);
+        prober_soon(p);
+    }
     return counts && !row->holder;
 }
 

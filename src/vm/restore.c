@@ -80,6 +80,7 @@ static void enter_running(struct vm_op *op, const struct proc_id *process)
     vm_run_enter(&op->run, VM_RUNNING, VM_BY_REQUEST, wall_us());
     op->run.started_us = op->run.since_us;
     op->run.stopped_us = 0;
+    op->run.restarts = 0;
 }
 
 static int commit_and_run(struct vm_op *op, bool is_new, struct err *e)
@@ -104,7 +105,7 @@ static void drop_snapshot(struct vm_op *op)
     auto_span span = op_span(&op->job.op, "withdraw_snapshot");
     struct err e = {0};
 
-    op->used_fd = snapshot_withdraw(op->dir_fd, &e);
+    op->used_fd = snapshot_use_up(op->dir_fd, &e);
     if (op->used_fd < 0)
         log_warn("instance %s: its used snapshot stays until the next: %s", op->id, e.msg);
 }

@@ -217,17 +217,22 @@ int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_dr
  */
 int snapshot_withdraw(int dir_fd, struct err *e)
 {
-    auto_close int snapshot_fd = dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+    static const char made_by[] = VMM_SNAPSHOT_DIR "/" MADE_BY;
 
-    if (snapshot_fd >= 0 && renameat(snapshot_fd, MADE_BY, snapshot_fd, USED) < 0 &&
-        unlinkat(snapshot_fd, MADE_BY, 0) < 0 && errno != ENOENT)
-        return err_errno(e, "withdraw the snapshot");
-    return take_fd(&snapshot_fd);
+    return renameat(dir_fd, made_by, dir_fd, VMM_SNAPSHOT_DIR "/" USED) < 0 &&
+                   unlinkat(dir_fd, made_by, 0) < 0 && errno != ENOENT
+               ? err_errno(e, "withdraw the snapshot")
+               : 0;
 }
 
-int snapshot_clear(int dir_fd, int withdrawn_fd, struct err *e)
+int snapshot_use_up(int dir_fd, struct err *e)
 {
-    if (dir_clear(withdrawn_fd, e) < 0)
+    return snapshot_withdraw(dir_fd, e) < 0 ? -1 : dir_open(dir_fd, VMM_SNAPSHOT_DIR, e);
+}
+
+int snapshot_clear(int dir_fd, int used_fd, struct err *e)
+{
+    if (dir_clear(used_fd, e) < 0)
         return -1;
     return unlinkat(dir_fd, VMM_SNAPSHOT_DIR, AT_REMOVEDIR) < 0 && errno != ENOENT &&
                    errno != ENOTEMPTY
@@ -237,7 +242,13 @@ int snapshot_clear(int dir_fd, int withdrawn_fd, struct err *e)
 
 int snapshot_remove(int dir_fd, struct err *e)
 {
-    if (unlinkat(dir_fd, VMM_SNAPSHOT_DIR "/" MADE_BY, 0) < 0 && errno != ENOENT)
-        return err_errno(e, "withdraw the snapshot");
-    return tree_remove(dir_fd, HALF_MADE, e) < 0 ? -1 : tree_remove(dir_fd, VMM_SNAPSHOT_DIR, e);
+    static const char *const dirs[] = {VMM_SAVE_DIR, HALF_MADE, VMM_SNAPSHOT_DIR};
+
+    if (snapshot_withdraw(dir_fd, e) < 0)
+        return -1;
+    for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+        if (tree_remove(dir_fd, dirs[i], e) < 0)
+            return -1;
+    }
+    return 0;
 }

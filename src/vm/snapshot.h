@@ -23,7 +23,9 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
 /*
  * The VM goes on as if nothing had been, and what there is of the snapshot goes. A VMM
  * that is busy with it all the same is waited for, for as long as nobody preempts; why,
- * if it says that time ran out, is what the client is told before.
+ * if it says that time ran out, is what the client is told before. Where the wait was cut
+ * short what is half made stays, without counting for anything: a start after it knows
+ * by it that the VM may be paused.
  */
 void snapshot_give_up(struct vm_op *op, const struct vmm_handle *vm, const struct err *why);
 
@@ -61,13 +63,19 @@ int snapshot_find(int dir_fd, uint64_t incarnation, struct err *e);
 int snapshot_check_identity(const struct op *op, int dir_fd, const struct vmm_driver *driver,
                             const struct vmm_host *host, struct err *e);
 
+/* It counts for nothing any more; what it was made of is still there. Absent is fine. */
+int snapshot_withdraw(int dir_fd, struct err *e);
+
 /* Removes it, and a half-made one. Absent is fine. */
 int snapshot_remove(int dir_fd, struct err *e);
 
+/* Of an operation that failed: but for what a VM that was left paused is known by. */
+void snapshot_discard(const struct vm_op *op, int dir_fd);
+
 /*
- * Two halves of that for a whole one that was used. From the first on it counts for nothing;
- * its fd is for the second, which takes a disk long and may come at any time: a snapshot that
+ * Two halves of a removal for a whole one that was used. The first withdraws it and opens it;
+ * that fd is for the second, which takes a disk long and may come at any time: a snapshot that
  * has taken its place by then stays.
  */
-int snapshot_withdraw(int dir_fd, struct err *e);
-int snapshot_clear(int dir_fd, int withdrawn_fd, struct err *e);
+int snapshot_use_up(int dir_fd, struct err *e);
+int snapshot_clear(int dir_fd, int used_fd, struct err *e);

@@ -17,12 +17,13 @@
 
 /*
  * Threads are made when first needed, so the sum is a ceiling, not a cost. Starts
- * are bounded by what a host boots usefully at once; stops mostly wait.
+ * are bounded by what a host boots usefully at once; stops mostly wait, and so does a
+ * snapshot, for a VMM that may be at it for half a minute.
  */
 const struct job_limit vm_job_limits[N_VM_JOB_KINDS] = {
     [VM_JOB_START] = {"start", 8, 4096},
     [VM_JOB_STOP] = {"stop", 16, 16384},
-    [VM_JOB_SNAPSHOT] = {"standby", 8, 4096},
+    [VM_JOB_SNAPSHOT] = {"standby", 32, 4096},
     [VM_JOB_RESTORE] = {"restore", 16, 4096},
     [VM_JOB_RESTORE_FIRECRACKER] = {"restore", 32, 4096},
     [VM_JOB_IMAGE] = {"image", 1, 64},

@@ -5,22 +5,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/argv.h"
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/file.h"
 #include "trace/trace.h"
-#include "vmm/last_words.h"
 #include "vmm/ram_disk.h"
 #include "vmm/sock.h"
+#include "vmm/start.h"
 
 enum {
-    KILL_MS = 10000,
     OLDEST = 48,
     RESUMES_IN_LOAD = 52,
     LANDLOCK_ABI = 3, /* what it insists on */
@@ -57,91 +54,47 @@ bool cloud_hypervisor_can_landlock(void)
 
 /* --- starting --- */
 
-/* What a start has made so far. Undone unless the process was given away. */
+/* What it is given: the first three by number, then what its standard output is. */
+enum { API, EVENTS, RAM, SERIAL };
+
 struct start {
-    const struct vmm_boot *boot;
-    int api_fd, events_fd, ram_fd; /* ours until it has them: else a dead one gives no EOF */
-    int serial_fd;
-    int log_fd;
-    off_t log_from;
-    struct vmm_process process;
-    struct http_client *api;
+    struct vmm_start base;
+    enum cloud_hypervisor_memory memory;
 };
 
 #define auto_start __attribute__((cleanup(start_undo)))
 
-static void close_given(struct start *s)
-{
-    int *fds[] = {&s->api_fd, &s->events_fd, &s->ram_fd, &s->serial_fd};
-
-    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
-        cleanup_close(fds[i]);
-        *fds[i] = -1;
-    }
-}
-
 static void start_undo(struct start *s)
 {
-    struct op last_moment = {.deadline_ms = clock_ms() + KILL_MS, .cancel_fd = -1};
-    struct err ignored = {0};
-
-    http_client_free(s->api);
-    if (s->process.pidfd >= 0)
-        (void)proc_kill(&last_moment, s->process.pidfd, &ignored);
-    cleanup_close(&s->process.pidfd);
-    cleanup_close(&s->log_fd);
-    close_given(s);
+    vmm_start_undo(&s->base);
 }
 
 static struct start nothing_yet(const struct vmm_boot *boot)
 {
-    return (struct start){.boot = boot,
-                          .api_fd = -1,
-                          .events_fd = -1,
-                          .ram_fd = -1,
-                          .serial_fd = -1,
-                          .log_fd = -1,
-                          .process = {.pidfd = -1}};
+    return (struct start){.base = vmm_start_of("Cloud Hypervisor", boot)};
 }
 
-static int open_file(int dir_fd, const char *name, int more, struct err *e)
+static int open_files(struct vmm_start *s, struct err *e)
 {
-    int fd =
-        openat(dir_fd, name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | more, 0640);
-
-    return fd < 0 ? err_errno(e, "open %s", name) : fd;
+    s->given[SERIAL] = vmm_start_file(s, VMM_SERIAL_LOG, 0, e);
+    if (s->given[SERIAL] < 0 || vmm_start_log(s, 0, e) < 0)
+        return -1;
+    s->given[EVENTS] = vmm_start_file(s, VMM_EVENTS_LOG, O_TRUNC, e);
+    if (s->given[EVENTS] < 0)
+        return -1;
+    s->given[API] = sock_listen(s->boot->dir_fd, VMM_API_SOCKET, e);
+    return s->given[API] < 0 ? -1 : 0;
 }
 
-/* Appending, all of them: then a file may be shortened while it is written to. */
-static int open_files(struct start *s, struct err *e)
-{
-    int dir_fd = s->boot->dir_fd;
-
-    s->serial_fd = open_file(dir_fd, VMM_SERIAL_LOG, 0, e);
-    if (s->serial_fd < 0)
-        return -1;
-    s->log_fd = open_file(dir_fd, VMM_VMM_LOG, 0, e);
-    if (s->log_fd < 0)
-        return -1;
-    s->log_from = lseek(s->log_fd, 0, SEEK_END);
-    s->events_fd = open_file(dir_fd, VMM_EVENTS_LOG, O_TRUNC, e);
-    if (s->events_fd < 0)
-        return -1;
-    s->api_fd = sock_listen(dir_fd, VMM_API_SOCKET, e);
-    return s->api_fd < 0 ? -1 : 0;
-}
-
-static int spawn(struct start *s, struct err *e)
+static int spawn(struct vmm_start *s, struct err *e)
 {
     auto_argv struct argv argv = {0};
     struct proc_spec spec = PROC_SPEC(&argv);
-    const int fds[] = {s->api_fd, s->events_fd, s->ram_fd};
 
-    static_assert(CLOUD_HYPERVISOR_RAM_FD - CLOUD_HYPERVISOR_API_FD + 1 ==
-                      sizeof(fds) / sizeof(fds[0]),
+    static_assert(CLOUD_HYPERVISOR_RAM_FD - CLOUD_HYPERVISOR_API_FD == RAM - API,
                   "an fd without number");
-    spec.pass_fds = fds;
-    spec.n_pass_fds = s->ram_fd >= 0 ? 3 : 2;
+    spec.pass_fds = s->given;
+    spec.n_pass_fds = s->given[RAM] >= 0 ? 3 : 2;
     argv_push(&argv, s->boot->host->cloud_hypervisor);
     argv_push(&argv, "--api-socket");
     argv_pushf(&argv, "fd=%d", CLOUD_HYPERVISOR_API_FD);
@@ -149,12 +102,8 @@ static int spawn(struct start *s, struct err *e)
     argv_pushf(&argv, "fd=%d", CLOUD_HYPERVISOR_EVENTS_FD);
     argv_push(&argv, "--seccomp");
     argv_push(&argv, "true");
-    spec.cwd_fd = s->boot->dir_fd;
-    spec.stdout_fd = s->serial_fd;
-    spec.stderr_fd = s->log_fd;
-    s->process.pidfd = proc_spawn(&spec, &s->process.id, e);
-    close_given(s);
-    return s->process.pidfd < 0 ? -1 : 0;
+    spec.stdout_fd = s->given[SERIAL];
+    return vmm_start_spawn(s, &spec, e);
 }
 
 static int bring_up(const struct op *op, struct start *s, const struct vmm_load *load,
@@ -162,37 +111,29 @@ static int bring_up(const struct op *op, struct start *s, const struct vmm_load 
 {
     auto_span span = op_span(op, "hypervisor.start_process");
 
-    if (tree_remove(s->boot->dir_fd, CLOUD_HYPERVISOR_SAVE, e) < 0 || open_files(s, e) < 0 ||
-        spawn(s, e) < 0)
+    if (tree_remove(s->base.boot->dir_fd, VMM_SAVE_DIR, e) < 0 || open_files(&s->base, e) < 0 ||
+        spawn(&s->base, e) < 0)
         return -1;
     if (load && load->started)
-        load->started(load->arg, &s->process);
-    s->api = cloud_hypervisor_client(s->boot->dir_fd);
+        load->started(load->arg, &s->base.process);
+    s->base.api = vmm_api_client(s->base.boot->dir_fd);
     return 0;
-}
-
-/* A refusal says why itself; a connection that broke does not. */
-static int explain(struct start *s, struct err *e)
-{
-    struct last_words_source words = {.program = "Cloud Hypervisor",
-                                      .pidfd = &s->process.pidfd,
-                                      .log_fd = s->log_fd,
-                                      .log_from = s->log_from};
-
-    return e->code == ERR_NOT_FOUND ? last_words_explain(&words, e) : -1;
 }
 
 static int say(const struct op *op, struct start *s, const char *request, const char *body,
                struct err *e)
 {
-    return cloud_hypervisor_call(op, s->api, request, body, NULL, e) < 0 ? explain(s, e) : 0;
+    return cloud_hypervisor_call(op, s->base.api, request, body, NULL, e) < 0
+               ? vmm_start_explain(&s->base, e)
+               : 0;
 }
 
 static int say_with_tap(const struct op *op, struct start *s, const char *request, const char *body,
                         struct err *e)
 {
-    return cloud_hypervisor_call_with(op, s->boot->dir_fd, s->boot->tap_fd, request, body, e) < 0
-               ? explain(s, e)
+    return cloud_hypervisor_call_with(
+               op, s->base.boot->dir_fd, s->base.boot->tap_fd, request, body, e) < 0
+               ? vmm_start_explain(&s->base, e)
                : 0;
 }
 
@@ -202,18 +143,26 @@ static int configure(const struct op *op, struct start *s, struct err *e)
     auto_buf struct buf config = BUF(BODY_MAX);
     auto_buf struct buf nic = BUF(BODY_MAX);
 
-    cloud_hypervisor_config(&config, s->boot, RAM_BY_FD, cloud_hypervisor_can_landlock());
+    cloud_hypervisor_config(&config, s->base.boot, s->memory, cloud_hypervisor_can_landlock());
     if (say(op, s, "PUT vm.create", buf_str(&config), e) < 0)
         return -1;
-    if (s->boot->tap_fd < 0)
+    if (s->base.boot->tap_fd < 0)
         return 0;
-    cloud_hypervisor_nic(&nic, s->boot);
+    cloud_hypervisor_nic(&nic, s->base.boot);
     return say_with_tap(op, s, "PUT vm.add-net", buf_str(&nic), e);
 }
 
-static struct vmm_process hand_over(struct start *s)
+/* Where we may not make what it leaves out of its snapshots, it has its own. */
+static int make_memory(struct start *s, struct err *e)
 {
-    return (struct vmm_process){.id = s->process.id, .pidfd = take_fd(&s->process.pidfd)};
+    s->base.given[RAM] = ram_disk_file(s->base.boot->memory_bytes, e);
+    if (s->base.given[RAM] >= 0)
+        return 0;
+    s->memory = RAM_OF_ITS_OWN;
+    if (e->code != ERR_UNSUPPORTED)
+        return -1;
+    err_clear(e);
+    return 0;
 }
 
 static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_process *out,
@@ -221,31 +170,14 @@ static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_pro
 {
     auto_start struct start s = nothing_yet(what);
 
-    s.ram_fd = ram_disk_file(what->memory_bytes, e);
-    if (s.ram_fd < 0 || bring_up(op, &s, NULL, e) < 0 || configure(op, &s, e) < 0 ||
+    if (make_memory(&s, e) < 0 || bring_up(op, &s, NULL, e) < 0 || configure(op, &s, e) < 0 ||
         say(op, &s, "PUT vm.boot", NULL, e) < 0)
         return -1;
-    *out = hand_over(&s);
+    *out = vmm_start_hand_over(&s.base);
     return 0;
 }
 
 /* --- loading --- */
-
-/* It maps as much as the VM has; what the file lacks would be its end, later. */
-static int check_memory(const struct vmm_boot *boot, struct err *e)
-{
-    struct stat st;
-
-    if (fstatat(boot->dir_fd, VMM_SNAPSHOT_MEMORY, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return err_errno(e, "look at %s", VMM_SNAPSHOT_MEMORY);
-    if (st.st_size != (off_t)boot->memory_bytes)
-        return err_set(e,
-                       ERR_BAD_STATE,
-                       "the snapshot holds %lld bytes of memory, the VM has %llu",
-                       (long long)st.st_size,
-                       (unsigned long long)boot->memory_bytes);
-    return 0;
-}
 
 /* The directory that it reads: the state by another name, and the configuration. */
 static int make_source(const struct op *op, const struct vmm_boot *boot, struct err *e)
@@ -255,19 +187,13 @@ static int make_source(const struct op *op, const struct vmm_boot *boot, struct 
     auto_close int dir_fd = -1;
     auto_close int fd = -1;
 
-    if (tree_remove(boot->dir_fd, CLOUD_HYPERVISOR_LOAD, e) < 0)
+    if (tree_remove(boot->dir_fd, VMM_LOAD_DIR, e) < 0)
         return -1;
-    if (mkdirat(boot->dir_fd, CLOUD_HYPERVISOR_LOAD, 0700) < 0 ||
-        linkat(boot->dir_fd,
-               VMM_SNAPSHOT_STATE,
-               boot->dir_fd,
-               CLOUD_HYPERVISOR_LOAD "/state.json",
-               0) < 0)
+    if (mkdirat(boot->dir_fd, VMM_LOAD_DIR, 0700) < 0 ||
+        linkat(boot->dir_fd, VMM_SNAPSHOT_STATE, boot->dir_fd, VMM_LOAD_DIR "/state.json", 0) < 0)
         return err_errno(e, "link %s", VMM_SNAPSHOT_STATE);
-    fd = openat(boot->dir_fd,
-                CLOUD_HYPERVISOR_LOAD "/config.json",
-                O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                0600);
+    fd = openat(
+        boot->dir_fd, VMM_LOAD_DIR "/config.json", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(e, "write the VM's configuration");
     cloud_hypervisor_config(&config, boot, RAM_OF_SNAPSHOT, cloud_hypervisor_can_landlock());
@@ -307,45 +233,34 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
     if (what->memory_socket)
         return err_set(e, ERR_UNSUPPORTED, "Cloud Hypervisor takes no memory from a socket");
     /* While it starts, and while that it is to run is written down. */
-    if (check_memory(&what->boot, e) == 0 && bring_up(op, &s, what, e) == 0 &&
+    if (vmm_start_check_memory(&what->boot, e) == 0 && bring_up(op, &s, what, e) == 0 &&
         make_source(op, &what->boot, e) == 0 && load_guest(op, &s, what, e) == 0)
         rc = let_run(op, &s, what, e);
-    (void)tree_remove(what->boot.dir_fd, CLOUD_HYPERVISOR_LOAD, &ignored);
-    if (rc < 0)
+    if (rc < 0) { /* else it goes with the snapshot, when nobody waits */
+        (void)tree_remove(what->boot.dir_fd, VMM_LOAD_DIR, &ignored);
         return -1;
-    *out = hand_over(&s);
+    }
+    *out = vmm_start_hand_over(&s.base);
     *running_out = what->resume;
     return 0;
 }
 
 /* --- a running one --- */
 
-static int command(const struct op *op, const struct vmm_handle *vm, const char *request,
-                   struct err *e)
-{
-    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
-    int rc = cloud_hypervisor_call(op, c, request, NULL, NULL, e);
-
-    http_client_free(c);
-    return rc;
-}
-
 /* It refuses to be made what it is. */
 static bool is_already(const struct op *op, const struct vmm_handle *vm, enum vmm_status wanted)
 {
-    struct http_client *c = cloud_hypervisor_client(vm->dir_fd);
     auto_buf struct buf info = BUF(INFO_MAX);
     struct err ignored = {0};
-    int rc = cloud_hypervisor_call(op, c, "GET vm.info", NULL, &info, &ignored);
 
-    http_client_free(c);
-    return rc == 0 && cloud_hypervisor_status(buf_str(&info), info.len) == wanted;
+    return cloud_hypervisor_command(op, vm, "GET vm.info", NULL, &info, &ignored) == 0 &&
+           cloud_hypervisor_status(buf_str(&info), info.len) == wanted;
 }
 
 static int become(const struct op *op, const struct vmm_handle *vm, const char *request,
                   enum vmm_status wanted, struct err *e)
 {
-    if (command(op, vm, request, e) == 0)
+    if (cloud_hypervisor_command(op, vm, request, NULL, NULL, e) == 0)
         return 0;
     if (e->code != ERR_INTERNAL || !is_already(op, vm, wanted))
         return -1;
@@ -358,24 +273,22 @@ static int pause_guest(const struct op *op, const struct vmm_handle *vm, struct 
     return become(op, vm, "PUT vm.pause", VMM_STATUS_PAUSED, e);
 }
 
-/* By then a snapshot that nobody waited for has ended: what it left is of no use. */
 static int resume_guest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    return become(op, vm, "PUT vm.resume", VMM_STATUS_RUNNING, e) < 0
-               ? -1
-               : tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e);
+    return become(op, vm, "PUT vm.resume", VMM_STATUS_RUNNING, e);
 }
 
 /* For a guest whose agent does not answer; one that has no button driver ignores it. */
 static int power_button(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
-    return command(op, vm, "PUT vm.power-button", e);
+    return cloud_hypervisor_command(op, vm, "PUT vm.power-button", NULL, NULL, e);
 }
 
 const struct vmm_driver cloud_hypervisor_driver = {
     .name = "cloud-hypervisor",
     .binary = "cloud-hypervisor",
     .resumes_in_load = true,
+    .takes_tap_file = true,
     .agent_by_vsock = true,
     .available = available,
     .identity = identity,
@@ -385,6 +298,12 @@ const struct vmm_driver cloud_hypervisor_driver = {
     .save = cloud_hypervisor_save,
     .hold_memory = cloud_hypervisor_hold_memory,
     .load = load,
+    .resize = cloud_hypervisor_resize,
+    .set_balloon = cloud_hypervisor_set_balloon,
+    .add_disk = cloud_hypervisor_add_disk,
+    .add_card = cloud_hypervisor_add_card,
+    .remove_device = cloud_hypervisor_remove_device,
+    .count = cloud_hypervisor_count,
     .power_button = power_button,
     .monitor = &cloud_hypervisor_monitor_driver,
 };

@@ -21,8 +21,7 @@
 #include "vmm/vmm.h"
 
 #define CLOUD_HYPERVISOR_NIC "net0"
-#define CLOUD_HYPERVISOR_SAVE "save" /* a directory that it fills */
-#define CLOUD_HYPERVISOR_LOAD "load" /* one that it reads */
+#define CLOUD_HYPERVISOR_RAM "ram0"
 
 /* The numbers of the fds that it inherits, the same for a daemon that did not start it. */
 enum { CLOUD_HYPERVISOR_API_FD = 3, CLOUD_HYPERVISOR_EVENTS_FD, CLOUD_HYPERVISOR_RAM_FD };
@@ -33,10 +32,15 @@ unsigned cloud_hypervisor_version(const struct vmm_host *host); /* 53; 0: none *
 bool cloud_hypervisor_can_landlock(void);
 
 /* The bodies of requests, pure. */
-enum cloud_hypervisor_memory { RAM_BY_FD, RAM_OF_SNAPSHOT };
+enum cloud_hypervisor_memory {
+    RAM_BY_FD,
+    RAM_OF_ITS_OWN, /* a memfd that it makes */
+    RAM_OF_SNAPSHOT,
+};
 void cloud_hypervisor_config(struct buf *out, const struct vmm_boot *boot,
                              enum cloud_hypervisor_memory memory, bool landlock);
 void cloud_hypervisor_nic(struct buf *out, const struct vmm_boot *boot);
+void cloud_hypervisor_disk(struct buf *out, const struct vmm_disk *disk);
 void cloud_hypervisor_restore(struct buf *out, const struct vmm_load *load);
 
 /*
@@ -46,12 +50,13 @@ void cloud_hypervisor_restore(struct buf *out, const struct vmm_load *load);
 int cloud_hypervisor_call(const struct op *op, struct http_client *c, const char *request,
                           const char *body, struct buf *answer, struct err *e);
 
-/* The same with an fd for it to keep, over a connection of its own. */
+/* The same over a connection for this alone; body and answer may be NULL. */
+int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, const char *request,
+                             const char *body, struct buf *answer, struct err *e);
+
+/* And with an fd for it to keep, over a connection of its own. */
 int cloud_hypervisor_call_with(const struct op *op, int dir_fd, int fd, const char *request,
                                const char *body, struct err *e);
-
-/* A connection to the one in that directory. Free with http_client_free(). */
-struct http_client *cloud_hypervisor_client(int dir_fd);
 
 /* What "vm.info" says. */
 enum vmm_status cloud_hypervisor_status(const char *json, size_t len);
@@ -60,6 +65,20 @@ int cloud_hypervisor_save(const struct op *op, const struct vmm_handle *vm,
                           const struct vmm_save *save, struct err *e);
 
 int cloud_hypervisor_hold_memory(const struct vmm_handle *vm, struct err *e);
+
+/* What changes while it runs; see vmm.h. */
+int cloud_hypervisor_resize(const struct op *op, const struct vmm_handle *vm, uint32_t vcpus,
+                            uint64_t memory_bytes, struct err *e);
+int cloud_hypervisor_set_balloon(const struct op *op, const struct vmm_handle *vm, uint64_t bytes,
+                                 struct err *e);
+int cloud_hypervisor_add_disk(const struct op *op, const struct vmm_handle *vm,
+                              const struct vmm_disk *disk, struct err *e);
+int cloud_hypervisor_add_card(const struct op *op, const struct vmm_handle *vm,
+                              const struct vmm_card *card, struct err *e);
+int cloud_hypervisor_remove_device(const struct op *op, const struct vmm_handle *vm, const char *id,
+                                   struct err *e);
+int cloud_hypervisor_count(const struct op *op, const struct vmm_handle *vm,
+                           struct vmm_counters *out, struct err *e);
 
 extern const struct vmm_driver cloud_hypervisor_driver;
 extern const struct vmm_monitor_driver cloud_hypervisor_monitor_driver;

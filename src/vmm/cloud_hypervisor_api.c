@@ -10,8 +10,10 @@
 #include "base/cleanup.h"
 #include "base/json.h"
 #include "base/parse.h"
+#include "base/scm.h"
 #include "vmm/http_answer.h"
 #include "vmm/sock.h"
+#include "vmm/start.h"
 
 enum { ANSWER_MAX = 256 * 1024, REQUEST_MAX = 64 * 1024, CHUNK = 4096, REASON_MAX = 400 };
 
@@ -25,14 +27,6 @@ unsigned cloud_hypervisor_version(const struct vmm_host *host)
     (void)snprintf(major, sizeof(major), "%s", host->cloud_hypervisor_version);
     major[strcspn(major, ".-+")] = '\0';
     return parse_u64(major, 1, 9999, &n) ? (unsigned)n : 0;
-}
-
-struct http_client *cloud_hypervisor_client(int dir_fd)
-{
-    char path[64];
-
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir_fd, VMM_API_SOCKET);
-    return http_client_new(path);
 }
 
 enum vmm_status cloud_hypervisor_status(const char *json, size_t len)
@@ -112,25 +106,20 @@ int cloud_hypervisor_call(const struct op *op, struct http_client *c, const char
     return judge(request, status, buf_str(to), to->len, e);
 }
 
+int cloud_hypervisor_command(const struct op *op, const struct vmm_handle *vm, const char *request,
+                             const char *body, struct buf *answer, struct err *e)
+{
+    struct http_client *c = vmm_api_client(vm->dir_fd);
+    int rc = cloud_hypervisor_call(op, c, request, body, answer, e);
+
+    http_client_free(c);
+    return rc;
+}
+
 /* The fd goes with the first bytes; the request is far smaller than the socket's buffer. */
 static int send_with(int sock, int fd, const struct buf *text, struct err *e)
 {
-    struct iovec iov = {.iov_base = text->data, .iov_len = text->len};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.bytes,
-                         .msg_controllen = sizeof(control.bytes)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    if (sendmsg(sock, &msg, MSG_NOSIGNAL) != (ssize_t)text->len) {
+    if (scm_send(sock, text->data, text->len, fd) != (ssize_t)text->len) {
         err_errno(e, "send a request with a file");
         e->code = ERR_NOT_FOUND;
         return -1;
@@ -156,6 +145,8 @@ static int receive(const struct op *op, int sock, struct buf *in, struct http_an
         buf_append(in, chunk, (size_t)n);
         rc = buf_ok(in) ? http_answer_parse(buf_str(in), in->len, out, e)
                         : err_set(e, ERR_TOO_LARGE, "the answer is too long");
+        if (rc < 0)
+            e->code = ERR_NOT_FOUND; /* of no more use than one that broke */
         if (rc != 0)
             return rc;
     }
@@ -178,6 +169,6 @@ int cloud_hypervisor_call_with(const struct op *op, int dir_fd, int fd, const ch
                body);
     if (sock < 0 || op_sleep(op, 0, e) < 0 || send_with(sock, fd, &text, e) < 0 ||
         receive(op, sock, &in, &a, e) < 0)
-        return -1;
+        return err_wrap(e, "%s", request);
     return judge(request, a.status, a.body, a.body_len, e);
 }

@@ -15,30 +15,40 @@
 static const char kernel_line[] = "console=ttyS0 panic=-1 quiet loglevel=1 8250.nr_uarts=1 "
                                   "cryptomgr.notests HYPEMAN_END=poweroff";
 
-static void put_cpus(struct jout *j, uint32_t n)
+static void put_cpus(struct jout *j, const struct vmm_boot *boot)
 {
     jout_open(j, "cpus", '{');
-    jout_int(j, "boot_vcpus", n);
-    jout_int(j, "max_vcpus", n);
+    jout_int(j, "boot_vcpus", boot->vcpus);
+    jout_int(j, "max_vcpus", boot->max_vcpus > boot->vcpus ? boot->max_vcpus : boot->vcpus);
     jout_close(j, '}');
 }
 
-static void put_memory(struct jout *j, uint64_t bytes, enum cloud_hypervisor_memory memory)
+/* Room for more comes in such pieces. */
+enum { HOTPLUG_ALIGN = 128 << 20 };
+
+static void put_memory(struct jout *j, const struct vmm_boot *boot,
+                       enum cloud_hypervisor_memory memory)
 {
+    uint64_t room = (boot->hotplug_bytes + HOTPLUG_ALIGN - 1) / HOTPLUG_ALIGN * HOTPLUG_ALIGN;
     struct buf file = BUF(64);
 
     if (memory == RAM_BY_FD)
         buf_printf(&file, "/proc/self/fd/%d", CLOUD_HYPERVISOR_RAM_FD);
-    else
+    else if (memory == RAM_OF_SNAPSHOT)
         buf_puts(&file, VMM_SNAPSHOT_MEMORY);
     jout_open(j, "memory", '{');
     jout_int(j, "size", 0);
+    if (room > 0)
+        jout_str(j, "hotplug_method", "VirtioMem");
     jout_open(j, "zones", '[');
     jout_open(j, NULL, '{');
-    jout_str(j, "id", "ram0");
-    jout_int(j, "size", (int64_t)bytes);
-    jout_str(j, "file", buf_str(&file));
-    jout_bool(j, "shared", memory == RAM_BY_FD);
+    jout_str(j, "id", CLOUD_HYPERVISOR_RAM);
+    jout_int(j, "size", (int64_t)boot->memory_bytes);
+    if (room > 0)
+        jout_int(j, "hotplug_size", (int64_t)room);
+    if (file.len > 0)
+        jout_str(j, "file", buf_str(&file));
+    jout_bool(j, "shared", memory != RAM_OF_SNAPSHOT);
     jout_close(j, '}');
     jout_close(j, ']');
     jout_close(j, '}');
@@ -67,6 +77,13 @@ static void put_disk(struct jout *j, const char *id, const char *file, bool is_r
     if (rates)
         limiter_put(j, "rate_limiter_config", rates->disk_bytes, rates->disk_requests);
     jout_close(j, '}');
+}
+
+void cloud_hypervisor_disk(struct buf *out, const struct vmm_disk *disk)
+{
+    struct jout j = JOUT(out);
+
+    put_disk(&j, disk->id, disk->file, disk->is_read_only, NULL);
 }
 
 /* The order is the guest's vda, vdb, vdc. */
@@ -132,8 +149,8 @@ void cloud_hypervisor_config(struct buf *out, const struct vmm_boot *boot,
     struct jout j = JOUT(out);
 
     jout_open(&j, NULL, '{');
-    put_cpus(&j, boot->vcpus);
-    put_memory(&j, boot->memory_bytes, memory);
+    put_cpus(&j, boot);
+    put_memory(&j, boot, memory);
     put_payload(&j, boot->host);
     put_disks(&j, &boot->rates);
     put_small_devices(&j, boot);
@@ -151,7 +168,7 @@ void cloud_hypervisor_restore(struct buf *out, const struct vmm_load *load)
     struct jout j = JOUT(out);
 
     jout_open(&j, NULL, '{');
-    jout_str(&j, "source_url", "file://" CLOUD_HYPERVISOR_LOAD);
+    jout_str(&j, "source_url", "file://" VMM_LOAD_DIR);
     if (cloud_hypervisor_version(load->boot.host) >= 52)
         jout_bool(&j, "resume", load->resume);
     if (load->boot.tap_fd >= 0)

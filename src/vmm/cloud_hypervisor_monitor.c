@@ -34,6 +34,7 @@ struct cloud_hypervisor_monitor {
     struct fswatch more;
     struct timer first_look;
     enum vmm_event_kind latest; /* of history: PAUSED, RESUMED; LOST: nothing to tell */
+    uint32_t reboots;           /* of history */
     bool is_history;
     bool greeted; /* the first answer has come */
     bool busy;    /* take_events() is at work, and frees it if the callback closed it */
@@ -71,7 +72,9 @@ static void take_event(struct cloud_hypervisor_monitor *m, const struct stream_e
             continue;
         if (!m->is_history || event.kind == VMM_EVENT_SHUTDOWN || event.kind == VMM_EVENT_PANIC)
             m->base.fn(m->base.owner, &event);
-        else if (event.kind != VMM_EVENT_REBOOT)
+        else if (event.kind == VMM_EVENT_REBOOT)
+            m->reboots++;
+        else
             m->latest = event.kind;
         return;
     }
@@ -102,11 +105,14 @@ static ssize_t read_chunk(struct cloud_hypervisor_monitor *m, char chunk[CHUNK])
 
 static void tell_history(struct cloud_hypervisor_monitor *m)
 {
-    struct vmm_event event = {.kind = m->latest};
+    struct vmm_event reboots = {.kind = VMM_EVENT_REBOOT, .times = m->reboots};
+    struct vmm_event latest = {.kind = m->latest};
 
     m->is_history = false;
-    if (m->latest != VMM_EVENT_LOST)
-        m->base.fn(m->base.owner, &event);
+    if (m->reboots > 0)
+        m->base.fn(m->base.owner, &reboots);
+    if (!m->closed && m->latest != VMM_EVENT_LOST)
+        m->base.fn(m->base.owner, &latest);
 }
 
 static void read_events(struct cloud_hypervisor_monitor *m)

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -27,29 +28,20 @@
 
 enum { STATE_MAX = 64 << 20 };
 
-#define OWN_STATE CLOUD_HYPERVISOR_SAVE "/state.json"
-#define OWN_MEMORY CLOUD_HYPERVISOR_SAVE "/memory-ranges"
+#define OWN_STATE VMM_SAVE_DIR "/state.json"
+#define OWN_MEMORY VMM_SAVE_DIR "/memory-ranges"
 
 /* Its directory is below its own, so that the name is relative and Landlock lets it. */
 static int write_own(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
     auto_span span = op_span(op, "save_devices");
-    struct http_client *c;
-    int rc;
 
-    if (tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e) < 0)
+    if (tree_remove(vm->dir_fd, VMM_SAVE_DIR, e) < 0)
         return -1;
-    if (mkdirat(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, 0700) < 0)
+    if (mkdirat(vm->dir_fd, VMM_SAVE_DIR, 0700) < 0)
         return err_errno(e, "create the snapshot's directory");
-    c = cloud_hypervisor_client(vm->dir_fd);
-    rc = cloud_hypervisor_call(op,
-                               c,
-                               "PUT vm.snapshot",
-                               "{\"destination_url\":\"file://" CLOUD_HYPERVISOR_SAVE "\"}",
-                               NULL,
-                               e);
-    http_client_free(c);
-    return rc;
+    return cloud_hypervisor_command(
+        op, vm, "PUT vm.snapshot", "{\"destination_url\":\"file://" VMM_SAVE_DIR "\"}", NULL, e);
 }
 
 /* The memory manager's part of the state is a document within a string. */
@@ -58,6 +50,22 @@ static json_t *find_part(json_t *state)
     json_t *parts = json_object_get(state, "snapshots");
 
     return json_object_get(json_object_get(parts, "memory-manager"), "snapshot_data");
+}
+
+/* What was added later comes before the rest in what it wrote, and has no place in our file. */
+static int refuse_added(const char *text, const struct vmm_handle *vm, off_t written, struct err *e)
+{
+    struct err ignored = {0};
+    auto_close int own_fd = cloud_hypervisor_hold_memory(vm, &ignored);
+    char all_of_it[64];
+
+    (void)snprintf(all_of_it, sizeof(all_of_it), "\"boot_ram\":%lld,", (long long)written);
+    if (!text || !strstr(text, "\"boot_ram\":"))
+        return err_set(e, ERR_INTERNAL, "Cloud Hypervisor wrote a state of another form");
+    if (own_fd < 0 && strstr(text, all_of_it))
+        return 0;
+    return err_set(
+        e, ERR_BAD_STATE, "the guest has memory that was added while it ran; take it back first");
 }
 
 /* As text: it holds numbers that are too big for a JSON library. */
@@ -79,16 +87,20 @@ static int forget_ranges(json_t *part, struct err *e)
 }
 
 /* The copy of the memory is where the zone's file is said to be: nothing is to be read in. */
-static int take_edited_state(int dir_fd, int to_fd, struct err *e)
+static int take_edited_state(const struct vmm_handle *vm, int to_fd, off_t written, struct err *e)
 {
     auto_buf struct buf text = BUF(STATE_MAX);
     auto_free char *edited = NULL;
     json_auto_t *state = NULL;
+    json_t *part;
 
-    if (file_read(dir_fd, OWN_STATE, &text, e) < 0)
+    if (file_read(vm->dir_fd, OWN_STATE, &text, e) < 0)
         return -1;
     state = parse_json(buf_str(&text), text.len, e);
-    if (!state || forget_ranges(find_part(state), e) < 0)
+    part = find_part(state);
+    if (!state ||
+        refuse_added(json_string_value(json_object_get(part, "state")), vm, written, e) < 0 ||
+        forget_ranges(part, e) < 0)
         return -1;
     edited = json_dumps(state, JSON_COMPACT);
     return edited ? file_replace(to_fd, "state", 0600, edited, strlen(edited), e)
@@ -130,8 +142,11 @@ static int take_state(const struct vmm_handle *vm, int to_fd, struct err *e)
 /* What it wrote says whether the memory is its to write: that of a memfd is, too. */
 static int take_files(const struct op *op, const struct vmm_handle *vm, int to_fd, struct err *e)
 {
-    if (faccessat(vm->dir_fd, OWN_MEMORY, F_OK, 0) == 0)
-        return take_own_memory(op, vm, to_fd, e) < 0 ? -1 : take_edited_state(vm->dir_fd, to_fd, e);
+    struct stat st;
+
+    if (fstatat(vm->dir_fd, OWN_MEMORY, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        return take_edited_state(vm, to_fd, st.st_size, e) < 0 ? -1
+                                                               : take_own_memory(op, vm, to_fd, e);
     return copy_memory(op, vm, to_fd, e) < 0 ? -1 : take_state(vm, to_fd, e);
 }
 
@@ -163,5 +178,5 @@ int cloud_hypervisor_save(const struct op *op, const struct vmm_handle *vm,
         return save_ahead(op, vm, save, e);
     if (write_own(op, vm, e) < 0 || take_files(op, vm, save->snapshot_dir_fd, e) < 0)
         return -1;
-    return tree_remove(vm->dir_fd, CLOUD_HYPERVISOR_SAVE, e);
+    return tree_remove(vm->dir_fd, VMM_SAVE_DIR, e);
 }

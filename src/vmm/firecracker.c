@@ -2,21 +2,18 @@
 #include "vmm/firecracker.h"
 
 #include <fcntl.h>
-#include <stdio.h>
+#include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/argv.h"
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "trace/trace.h"
-#include "vmm/last_words.h"
 #include "vmm/socket_wait.h"
+#include "vmm/start.h"
 
-enum { KILL_MS = 10000, OLDEST_MINOR = 12, BODY_MAX = 8192, ANSWER_MAX = 64 * 1024 };
+enum { OLDEST_MINOR = 12, BODY_MAX = 8192, ANSWER_MAX = 64 * 1024 };
 
 static int available(const struct vmm_host *host, struct err *why)
 {
@@ -71,77 +68,34 @@ int firecracker_call(const struct op *op, struct http_client *c, const char *req
                    text ? text : "no reason given");
 }
 
-static struct http_client *client_in(int dir_fd)
-{
-    char path[64];
-
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", dir_fd, VMM_API_SOCKET);
-    return http_client_new(path);
-}
-
-struct http_client *firecracker_client(const struct vmm_handle *vm)
-{
-    return client_in(vm->dir_fd);
-}
-
 /* --- starting --- */
 
-/* What a start has made so far. Undone unless the process was given away. */
-struct start {
-    const struct vmm_boot *boot;
-    int serial_fd;
-    int log_fd;
-    struct vmm_process process;
-    struct http_client *api; /* one connection for all that a start says */
-};
+#define auto_start __attribute__((cleanup(vmm_start_undo)))
 
-#define auto_start __attribute__((cleanup(start_undo)))
-
-static void start_undo(struct start *s)
-{
-    struct op last_moment = {.deadline_ms = clock_ms() + KILL_MS, .cancel_fd = -1};
-    struct err ignored = {0};
-
-    http_client_free(s->api);
-    if (s->process.pidfd >= 0)
-        (void)proc_kill(&last_moment, s->process.pidfd, &ignored);
-    cleanup_close(&s->process.pidfd);
-    cleanup_close(&s->serial_fd);
-    cleanup_close(&s->log_fd);
-}
-
-static int open_log(int dir_fd, const char *name, int more, struct err *e)
-{
-    int fd =
-        openat(dir_fd, name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | more, 0640);
-
-    return fd < 0 ? err_errno(e, "open %s", name) : fd;
-}
+enum { SERIAL };
 
 /*
  * Firecracker writes its log from the start of the file: what an earlier run left
  * would show through. Before 1.13 it wants the metrics' file to be there.
  */
-static int prepare(const struct op *op, struct start *s, struct err *e)
+static int prepare(const struct op *op, struct vmm_start *s, struct err *e)
 {
     auto_span span = op_span(op, "prepare_process");
-    int dir_fd = s->boot->dir_fd;
 
-    (void)firecracker_end_tracking(dir_fd); /* of the process before */
-    s->serial_fd = open_log(dir_fd, VMM_SERIAL_LOG, 0, e);
-    if (s->serial_fd < 0)
+    (void)firecracker_end_tracking(s->boot->dir_fd); /* of the process before */
+    s->given[SERIAL] = vmm_start_file(s, VMM_SERIAL_LOG, 0, e);
+    if (s->given[SERIAL] < 0)
         return -1;
     if (s->boot->host->firecracker_metrics) {
-        auto_close int metrics_fd = open_log(dir_fd, VMM_METRICS, O_TRUNC, e);
+        auto_close int metrics_fd = vmm_start_file(s, VMM_METRICS, O_TRUNC, e);
 
         if (metrics_fd < 0)
             return -1;
     }
-    s->log_fd = open_log(dir_fd, VMM_VMM_LOG, O_TRUNC, e);
-    return s->log_fd < 0 ? -1 : 0;
+    return vmm_start_log(s, O_TRUNC, e);
 }
 
-static int spawn(struct start *s, struct err *e)
+static int spawn(struct vmm_start *s, struct err *e)
 {
     auto_argv struct argv argv = {0};
     struct proc_spec spec = PROC_SPEC(&argv);
@@ -157,25 +111,14 @@ static int spawn(struct start *s, struct err *e)
         argv_push(&argv, "--metrics-path");
         argv_push(&argv, VMM_METRICS);
     }
-    spec.cwd_fd = s->boot->dir_fd;
-    spec.stdout_fd = s->serial_fd;
-    spec.stderr_fd = s->log_fd;
-    s->process.pidfd = proc_spawn(&spec, &s->process.id, e);
-    return s->process.pidfd < 0 ? -1 : 0;
+    spec.stdout_fd = s->given[SERIAL];
+    return vmm_start_spawn(s, &spec, e);
 }
 
-static struct last_words_source words_of(struct start *s)
-{
-    return (struct last_words_source){.program = "Firecracker",
-                                      .pidfd = &s->process.pidfd,
-                                      .log_fd = s->log_fd,
-                                      .meaning = firecracker_exit_meaning};
-}
-
-static int connect_api(const struct op *op, struct start *s, struct err *e)
+static int connect_api(const struct op *op, struct vmm_start *s, struct err *e)
 {
     auto_span span = op_span(op, "await_socket");
-    struct last_words_source words = words_of(s);
+    struct last_words_source words = vmm_start_words(s);
     struct socket_wait wait = {.dir_fd = s->boot->dir_fd,
                                .name = VMM_API_SOCKET,
                                .how = s->boot->host->socket_readiness,
@@ -183,19 +126,14 @@ static int connect_api(const struct op *op, struct start *s, struct err *e)
 
     if (socket_wait(op, &wait, e) < 0)
         return -1;
-    s->api = client_in(s->boot->dir_fd);
+    s->api = vmm_api_client(s->boot->dir_fd);
     return 0;
 }
 
-/* A refusal says why itself; a connection that broke does not. */
-static int say(const struct op *op, struct start *s, const char *request, const char *body,
+static int say(const struct op *op, struct vmm_start *s, const char *request, const char *body,
                struct err *e)
 {
-    struct last_words_source words = words_of(s);
-
-    if (firecracker_call(op, s->api, request, body, NULL, e) == 0)
-        return 0;
-    return e->code == ERR_NOT_FOUND ? last_words_explain(&words, e) : -1;
+    return firecracker_call(op, s->api, request, body, NULL, e) < 0 ? vmm_start_explain(s, e) : 0;
 }
 
 /* The order of the drives is the guest's vda, vdb, vdc. */
@@ -208,7 +146,7 @@ static const struct {
     {"PUT /drives/config", "config", VMM_CONFIG_DISK, false},
 };
 
-static int say_drives(const struct op *op, struct start *s, struct err *e)
+static int say_drives(const struct op *op, struct vmm_start *s, struct err *e)
 {
     static const struct vmm_rates unlimited;
 
@@ -227,7 +165,7 @@ static int say_drives(const struct op *op, struct start *s, struct err *e)
     return 0;
 }
 
-static int say_body(const struct op *op, struct start *s, const char *request,
+static int say_body(const struct op *op, struct vmm_start *s, const char *request,
                     void (*write)(struct buf *out, const struct vmm_boot *boot), struct err *e)
 {
     auto_buf struct buf body = BUF(BODY_MAX);
@@ -236,7 +174,7 @@ static int say_body(const struct op *op, struct start *s, const char *request,
     return say(op, s, request, buf_str(&body), e);
 }
 
-static int configure(const struct op *op, struct start *s, struct err *e)
+static int configure(const struct op *op, struct vmm_start *s, struct err *e)
 {
     auto_span span = op_span(op, "configure_vm");
 
@@ -253,14 +191,14 @@ static int configure(const struct op *op, struct start *s, struct err *e)
     return say(op, s, "PUT /entropy", "{}", e);
 }
 
-static int boot_guest(const struct op *op, struct start *s, struct err *e)
+static int boot_guest(const struct op *op, struct vmm_start *s, struct err *e)
 {
     return configure(op, s, e) < 0
                ? -1
                : say(op, s, "PUT /actions", "{\"action_type\":\"InstanceStart\"}", e);
 }
 
-static int start_process(const struct op *op, struct start *s, const struct vmm_load *load,
+static int start_process(const struct op *op, struct vmm_start *s, const struct vmm_load *load,
                          struct err *e)
 {
     auto_span span = op_span(op, "hypervisor.start_process");
@@ -272,28 +210,26 @@ static int start_process(const struct op *op, struct start *s, const struct vmm_
     return connect_api(op, s, e);
 }
 
-static struct vmm_process hand_over(struct start *s)
+static struct vmm_start nothing_yet(const struct vmm_boot *boot)
 {
-    return (struct vmm_process){.id = s->process.id, .pidfd = take_fd(&s->process.pidfd)};
-}
+    struct vmm_start s = vmm_start_of("Firecracker", boot);
 
-static struct start nothing_yet(const struct vmm_boot *boot)
-{
-    return (struct start){.boot = boot, .serial_fd = -1, .log_fd = -1, .process = {.pidfd = -1}};
+    s.meaning = firecracker_exit_meaning;
+    return s;
 }
 
 static int boot(const struct op *op, const struct vmm_boot *what, struct vmm_process *out,
                 struct err *e)
 {
-    auto_start struct start s = nothing_yet(what);
+    auto_start struct vmm_start s = nothing_yet(what);
 
     if (prepare(op, &s, e) < 0 || start_process(op, &s, NULL, e) < 0 || boot_guest(op, &s, e) < 0)
         return -1;
-    *out = hand_over(&s);
+    *out = vmm_start_hand_over(&s);
     return 0;
 }
 
-static int load_guest(const struct op *op, struct start *s, const struct vmm_load *what,
+static int load_guest(const struct op *op, struct vmm_start *s, const struct vmm_load *what,
                       struct err *e)
 {
     auto_buf struct buf body = BUF(BODY_MAX);
@@ -310,7 +246,7 @@ static int load_guest(const struct op *op, struct start *s, const struct vmm_loa
 static int load(const struct op *op, const struct vmm_load *what, struct vmm_process *out,
                 bool *running_out, struct err *e)
 {
-    auto_start struct start s = nothing_yet(&what->boot);
+    auto_start struct vmm_start s = nothing_yet(&what->boot);
 
     if (prepare(op, &s, e) < 0 || start_process(op, &s, what, e) < 0 ||
         load_guest(op, &s, what, e) < 0)
@@ -320,7 +256,7 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
         return -1;
     if (what->resume)
         log_info("%s: VM was resumed during snapshot load", what->boot.name);
-    *out = hand_over(&s);
+    *out = vmm_start_hand_over(&s);
     *running_out = what->resume;
     return 0;
 }
@@ -330,7 +266,7 @@ static int load(const struct op *op, const struct vmm_load *what, struct vmm_pro
 static int command(const struct op *op, const struct vmm_handle *vm, const char *request,
                    const char *body, struct err *e)
 {
-    struct http_client *c = firecracker_client(vm);
+    struct http_client *c = vmm_api_client(vm->dir_fd);
     int rc = firecracker_call(op, c, request, body, NULL, e);
 
     http_client_free(c);
@@ -345,6 +281,15 @@ static int pause_guest(const struct op *op, const struct vmm_handle *vm, struct 
 static int resume_guest(const struct op *op, const struct vmm_handle *vm, struct err *e)
 {
     return command(op, vm, "PATCH /vm", "{\"state\":\"Resumed\"}", e);
+}
+
+static int set_balloon(const struct op *op, const struct vmm_handle *vm, uint64_t bytes,
+                       struct err *e)
+{
+    auto_buf struct buf body = BUF(BODY_MAX);
+
+    buf_printf(&body, "{\"amount_mib\":%" PRIu64 "}", bytes >> 20);
+    return command(op, vm, "PATCH /balloon", buf_str(&body), e);
 }
 
 /* For a guest whose agent does not answer; one that has no keyboard driver ignores it. */
@@ -392,6 +337,7 @@ const struct vmm_driver firecracker_driver = {
     .resume = resume_guest,
     .save = firecracker_save,
     .load = load,
+    .set_balloon = set_balloon,
     .power_button = power_button,
     .exit_meaning = firecracker_exit_meaning,
     .monitor = &firecracker_monitor_driver,

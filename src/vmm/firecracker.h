@@ -44,9 +44,6 @@ void firecracker_load_body(struct buf *out, const struct vmm_load *load);
 int firecracker_call(const struct op *op, struct http_client *c, const char *request,
                      const char *body, struct buf *answer, struct err *e);
 
-/* The connection of a job to a running one. Free with http_client_free(). */
-struct http_client *firecracker_client(const struct vmm_handle *vm);
-
 /*
  * By setting: a VM that was loaded is saved as a difference to the memory that it maps.
  * A file in its directory says that its writes are tracked since then; it goes before

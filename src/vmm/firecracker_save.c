@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "trace/trace.h"
+#include "vmm/start.h"
 
 #define TRACKED "writes-tracked"
 
@@ -187,7 +188,7 @@ static int create(const struct op *op, const struct vmm_handle *vm, const char *
                   bool is_difference, struct err *e)
 {
     auto_buf struct buf body = BUF(16 * 1024);
-    struct http_client *c = firecracker_client(vm);
+    struct http_client *c = vmm_api_client(vm->dir_fd);
     int rc;
 
     firecracker_snapshot(&body, dir, is_difference);

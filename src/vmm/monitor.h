@@ -43,6 +43,7 @@ struct vmm_event {
     enum vmm_event_kind kind;
     enum vmm_status status; /* with STATUS */
     const char *reason;     /* with SHUTDOWN and LOST; good during the callback */
+    uint32_t times;         /* with REBOOT: of this process so far; 0: once more */
 };
 
 /* The callback may close the monitor. */

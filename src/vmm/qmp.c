@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/scm.h"
 #include "vmm/qmp_line.h"
 #include "vmm/sock.h"
 
@@ -79,37 +80,23 @@ static void keep_event(struct qmp *q, const struct qmp_line *line)
 static int send_command(const struct op *op, struct qmp *q, const struct buf *text, int fd,
                         struct err *e)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {.iov_base = text->data, .iov_len = text->len};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    const char *at = text->data;
+    size_t left = text->len;
 
-    if (fd >= 0) {
-        struct cmsghdr *c;
-
-        msg.msg_control = control.bytes;
-        msg.msg_controllen = sizeof(control.bytes);
-        c = CMSG_FIRSTHDR(&msg);
-        *c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(fd)), .cmsg_level = SOL_SOCKET};
-        c->cmsg_type = SCM_RIGHTS;
-        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    }
-    while (iov.iov_len > 0) {
+    while (left > 0) {
         ssize_t n;
 
         if (op_wait(op, q->fd, POLLOUT, e) < 0)
             return -1;
-        n = sendmsg(q->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        n = scm_send(q->fd, at, left, fd);
         if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
             return gone(e);
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, "write to QEMU");
         if (n > 0) {
-            iov.iov_base = (char *)iov.iov_base + n;
-            iov.iov_len -= (size_t)n;
-            msg.msg_controllen = 0; /* the fd went with the first byte */
+            at += n;
+            left -= (size_t)n;
+            fd = -1; /* it went with the first byte */
         }
     }
     return 0;

@@ -5,7 +5,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -13,7 +12,6 @@
 
 #define NAME "ram"
 
-/* -1 where there is none to be had. */
 static int detached_file(uint64_t bytes)
 {
     auto_close int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
@@ -32,9 +30,12 @@ int ram_disk_file(uint64_t bytes, struct err *e)
 {
     auto_close int fd = detached_file(bytes);
 
-    if (fd < 0)
-        fd = memfd_create("hypeman-ram", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+    if (fd < 0) {
+        err_errno(e, "make a tmpfs for the guest's memory");
+        e->code = ERR_UNSUPPORTED;
+        return -1;
+    }
+    if (ftruncate(fd, (off_t)bytes) < 0)
         return err_errno(e, "make the guest's memory");
     return take_fd(&fd);
 }

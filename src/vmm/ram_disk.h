@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 
-/* Where that may not be made (it takes CAP_SYS_ADMIN) it is a memfd. */
+/* ERR_UNSUPPORTED where it may not be made: it takes CAP_SYS_ADMIN. */
 int ram_disk_file(uint64_t bytes, struct err *e);
 
 bool ram_disk_is(int fd); /* whether it is such a file, and no memfd */

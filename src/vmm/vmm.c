@@ -117,6 +117,58 @@ int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_
     return vm->driver->save(op, vm, save, e) < 0 ? failed("save", vm->name, e) : 0;
 }
 
+int vmm_resize(const struct op *op, const struct vmm_handle *vm, uint32_t vcpus,
+               uint64_t memory_bytes, struct err *e)
+{
+    if (!vm->driver->resize)
+        return unsupported(vm->driver, "change the size of a VM that runs", e);
+    return vm->driver->resize(op, vm, vcpus, memory_bytes, e) < 0 ? failed("resize", vm->name, e)
+                                                                  : 0;
+}
+
+int vmm_set_balloon(const struct op *op, const struct vmm_handle *vm, uint64_t bytes, struct err *e)
+{
+    if (!vm->driver->set_balloon)
+        return unsupported(vm->driver, "take memory from a guest", e);
+    return vm->driver->set_balloon(op, vm, bytes, e) < 0 ? failed("set the balloon of", vm->name, e)
+                                                         : 0;
+}
+
+int vmm_add_disk(const struct op *op, const struct vmm_handle *vm, const struct vmm_disk *disk,
+                 struct err *e)
+{
+    if (!vm->driver->add_disk)
+        return unsupported(vm->driver, "add a disk to a VM that runs", e);
+    return vm->driver->add_disk(op, vm, disk, e) < 0 ? failed("add a disk to", vm->name, e) : 0;
+}
+
+int vmm_add_card(const struct op *op, const struct vmm_handle *vm, const struct vmm_card *card,
+                 struct err *e)
+{
+    if (!vm->driver->add_card)
+        return unsupported(vm->driver, "add a network card to a VM that runs", e);
+    return vm->driver->add_card(op, vm, card, e) < 0 ? failed("add a card to", vm->name, e) : 0;
+}
+
+int vmm_remove_device(const struct op *op, const struct vmm_handle *vm, const char *id,
+                      struct err *e)
+{
+    if (!vm->driver->remove_device)
+        return unsupported(vm->driver, "take a device from a VM that runs", e);
+    return vm->driver->remove_device(op, vm, id, e) < 0 ? failed("take a device from", vm->name, e)
+                                                        : 0;
+}
+
+int vmm_count(const struct op *op, const struct vmm_handle *vm, struct vmm_counters *out,
+              struct err *e)
+{
+    *out = (struct vmm_counters){0};
+    if (!vm->driver->count)
+        return unsupported(vm->driver, "tell what its devices did", e);
+    return vm->driver->count(op, vm, out, e) < 0 ? failed("count what was done by", vm->name, e)
+                                                 : 0;
+}
+
 int vmm_hold_memory(const struct vmm_handle *vm)
 {
     struct err ignored = {0};

@@ -45,6 +45,8 @@
 #define VMM_SNAPSHOT_DIR "snapshot"
 #define VMM_SNAPSHOT_STATE "snapshot/state"
 #define VMM_SNAPSHOT_MEMORY "snapshot/memory"
+#define VMM_SAVE_DIR "save"          /* what a VMM writes in a form of its own, while it does */
+#define VMM_LOAD_DIR "snapshot/load" /* what it reads so: it goes when the snapshot does */
 
 struct vmm_driver;
 
@@ -107,9 +109,11 @@ struct vmm_boot {
     const char *name; /* of the instance: for messages and the process list */
     int dir_fd;       /* holds the disks already; the sockets are made by the driver */
     uint32_t vcpus;
+    uint32_t max_vcpus; /* it may be given so many later, where it can; 0: no more than vcpus */
     uint64_t memory_bytes;
-    int tap_fd;           /* -1: no network device, but for user_net */
-    const char *tap_name; /* the same, for a VMM that opens it itself; NULL: none */
+    uint64_t hotplug_bytes; /* the same of memory, beyond memory_bytes */
+    int tap_fd;             /* -1: no network device, but for user_net */
+    const char *tap_name;   /* the same, for a VMM that opens it itself; NULL: none */
     struct vmm_user_net user_net;
     struct vmm_rates rates;
     bool balloon;
@@ -128,6 +132,26 @@ struct vmm_handle {
     const char *name;
     int dir_fd;
     int pidfd;
+};
+
+/* What a VM is given while it runs. The id is ours, and tells it again. Borrowed. */
+struct vmm_disk {
+    const char *id;
+    const char *file; /* raw, in the instance's directory */
+    bool is_read_only;
+};
+
+struct vmm_card {
+    const char *id;
+    const char *mac;
+    int tap_fd;
+};
+
+/* Since it started, of all its disks and cards together. */
+struct vmm_counters {
+    uint64_t disk_read_bytes, disk_written_bytes;
+    uint64_t disk_reads, disk_writes;
+    uint64_t net_in_bytes, net_out_bytes; /* as the guest sees it; 0 where the VMM counts none */
 };
 
 /* Writes VMM_SNAPSHOT_STATE and VMM_SNAPSHOT_MEMORY's content into a directory; syncing is the
@@ -198,6 +222,25 @@ struct vmm_driver {
     int (*load)(const struct op *op, const struct vmm_load *load, struct vmm_process *out,
                 bool *running_out, struct err *e);
 
+    /*
+     * Optional, of a VM that runs, each. What is 0 stays as it is; no less memory than it was made
+     * with, and no more than there is room for. Asks: the guest takes it, or gives it back, when
+     * it likes. One that holds memory beyond what it was made with is not saved.
+     */
+    int (*resize)(const struct op *op, const struct vmm_handle *vm, uint32_t vcpus,
+                  uint64_t memory_bytes, struct err *e);
+    /* So much is taken from the guest; it was made with a balloon. */
+    int (*set_balloon)(const struct op *op, const struct vmm_handle *vm, uint64_t bytes,
+                       struct err *e);
+    int (*add_disk)(const struct op *op, const struct vmm_handle *vm, const struct vmm_disk *disk,
+                    struct err *e);
+    int (*add_card)(const struct op *op, const struct vmm_handle *vm, const struct vmm_card *card,
+                    struct err *e);
+    int (*remove_device)(const struct op *op, const struct vmm_handle *vm, const char *id,
+                         struct err *e);
+    int (*count)(const struct op *op, const struct vmm_handle *vm, struct vmm_counters *out,
+                 struct err *e);
+
     /* Optional: an ACPI power button or the like. Asks, does not wait. */
     int (*power_button)(const struct op *op, const struct vmm_handle *vm, struct err *e);
 
@@ -227,6 +270,18 @@ int vmm_pause(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_resume(const struct op *op, const struct vmm_handle *vm, struct err *e);
 int vmm_save(const struct op *op, const struct vmm_handle *vm, const struct vmm_save *save,
              struct err *e);
+int vmm_resize(const struct op *op, const struct vmm_handle *vm, uint32_t vcpus,
+               uint64_t memory_bytes, struct err *e);
+int vmm_set_balloon(const struct op *op, const struct vmm_handle *vm, uint64_t bytes,
+                    struct err *e);
+int vmm_add_disk(const struct op *op, const struct vmm_handle *vm, const struct vmm_disk *disk,
+                 struct err *e);
+int vmm_add_card(const struct op *op, const struct vmm_handle *vm, const struct vmm_card *card,
+                 struct err *e);
+int vmm_remove_device(const struct op *op, const struct vmm_handle *vm, const char *id,
+                      struct err *e);
+int vmm_count(const struct op *op, const struct vmm_handle *vm, struct vmm_counters *out,
+              struct err *e);
 int vmm_hold_memory(const struct vmm_handle *vm); /* -1: there is nothing to hold */
 int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct vmm_load *load,
              struct vmm_process *out, bool *running_out, struct err *e);

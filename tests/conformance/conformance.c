@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +29,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "change.h"
 #include "http/client.h"
 #include "net/tap.h"
 #include "rig.h"
@@ -34,13 +37,6 @@
 #include "vmm/sock.h"
 
 enum { SKIPPED = 77 };
-
-static bool lacks(bool has, const char *what)
-{
-    if (!has)
-        print_message("not here: %s\n", what);
-    return !has;
-}
 
 /* --- running --- */
 
@@ -247,6 +243,40 @@ static void *load_beside(void *arg)
     return NULL;
 }
 
+/* The right to mount, for what is started from here on. */
+static bool set_mount_right(bool has)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+
+    if (syscall(SYS_capget, &head, data) < 0)
+        return false;
+    data[0].effective &= ~(1U << CAP_SYS_ADMIN);
+    if (has)
+        data[0].effective |= data[0].permitted & (1U << CAP_SYS_ADMIN);
+    return syscall(SYS_capset, &head, data) == 0;
+}
+
+/* Which it writes into its snapshot itself. */
+static void a_guest_whose_ram_has_no_file_system_sleeps_and_is_forked(void **state)
+{
+    uint32_t before;
+    struct rig source;
+    struct rig fork;
+
+    (void)state;
+    rig_init(&source, NULL);
+    assert_true(set_mount_right(false));
+    boot(&source);
+    before = sleep_vm(&source, -1);
+    assert_true(set_mount_right(true));
+    clone_rig(&source, &fork, false);
+    load(&fork, true);
+    (void)sleep_once_beyond(&fork, -1, subject.is_double ? before - 1 : before);
+    rig_end_one(&fork);
+    rig_end(&source);
+}
+
 static void forks_load_at_once_while_the_source_runs(void **state)
 {
     struct loader forks[2] = {0};
@@ -423,15 +453,6 @@ static void a_load_that_fails_says_why_and_keeps_the_snapshot(void **state)
 /* --- devices --- */
 
 /* A TAP that somebody has: -1 where none can be made. */
-static int hold_tap(const char *name)
-{
-    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-
-    (void)snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
-    return fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0 ? take_fd(&fd) : -1;
-}
-
 static void a_fork_has_a_tap_of_its_own_and_one_that_is_in_use_is_refused(void **state)
 {
     auto_close int tap_fd = hold_tap("hmconf9");
@@ -889,6 +910,7 @@ int main(int argc, char **argv)
         checked_test(a_cancelled_start_leaves_nothing),
         checked_test(a_running_guest_is_not_saved),
         checked_test(a_snapshot_goes_on_where_it_was_taken),
+        checked_test(a_guest_whose_ram_has_no_file_system_sleeps_and_is_forked),
         checked_test(forks_load_at_once_while_the_source_runs),
         checked_test(a_difference_makes_a_whole_memory_and_leaves_the_base_alone),
         checked_test(a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps),
@@ -897,6 +919,13 @@ int main(int argc, char **argv)
         checked_test(a_tap_is_left_to_it_and_taken_back_and_serves_the_next),
         checked_test(a_tap_comes_with_the_request_and_every_fork_brings_its_own),
         checked_test(limits_balloon_and_metrics_are_taken),
+        checked_test(cpus_and_memory_come_and_go_while_it_runs),
+        checked_test(a_vm_with_room_for_more_sleeps_and_is_forked),
+        checked_test(memory_that_was_added_is_not_saved_in_silence),
+        checked_test(the_balloon_is_set_while_it_runs),
+        checked_test(a_disk_comes_and_goes_while_it_runs),
+        checked_test(a_card_comes_and_goes_while_it_runs),
+        checked_test(what_its_devices_did_is_counted),
         checked_test(memory_may_be_served_on_demand),
         checked_test(the_death_of_the_vmm_ends_a_wait_at_once),
         checked_test(a_vmm_that_stands_still_meets_the_deadline),

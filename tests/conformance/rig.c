@@ -3,9 +3,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,12 +20,28 @@
 
 struct subject subject;
 
+bool lacks(bool has, const char *what)
+{
+    if (!has)
+        print_message("not here: %s\n", what);
+    return !has;
+}
+
+int hold_tap(const char *name)
+{
+    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+
+    (void)snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+    return fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0 ? take_fd(&fd) : -1;
+}
+
 struct op within(int64_t ms)
 {
     return (struct op){.deadline_ms = clock_ms() + ms, .cancel_fd = -1};
 }
 
-static void make_file(int dir_fd, const char *name, off_t size)
+void make_file(int dir_fd, const char *name, off_t size)
 {
     auto_close int fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
 

@@ -34,6 +34,10 @@ struct rig {
 
 struct op within(int64_t ms);
 
+bool lacks(bool has, const char *what); /* for a case that is left out: says so */
+int hold_tap(const char *name);         /* -1 without the right to make one */
+void make_file(int dir_fd, const char *name, off_t size);
+
 void rig_init(struct rig *r, const char *below); /* below: more path components; NULL: none */
 void rig_end(struct rig *r);                     /* kills it; no process may be left */
 void rig_end_one(struct rig *r);                 /* while others live */

@@ -133,22 +133,120 @@ static void create(const json_t *body, struct answer *a)
         machine.config = json_deep_copy(body);
 }
 
-static void add_net(const json_t *body, struct answer *a)
-{
-    json_t *net = json_array();
-    json_t *card = json_deep_copy(body);
+/* --- what changes while it runs --- */
 
+static bool is_running(struct answer *a)
+{
+    if (vm.phase != VM_RUNNING)
+        refuse(a, 500, "The VM could not be changed", "VM is not running");
+    return vm.phase == VM_RUNNING;
+}
+
+static void resize(const json_t *body, struct answer *a)
+{
+    const json_t *cpus = json_object_get(machine.config, "cpus");
+    json_int_t wanted = json_integer_value(json_object_get(body, "desired_vcpus"));
+
+    if (!is_running(a))
+        return;
+    if (wanted > json_integer_value(json_object_get(cpus, "max_vcpus")))
+        refuse(a, 500, "The VM could not be resized", "Desired vCPU count exceeds the maximum");
+    else if (json_object_get(body, "desired_balloon") &&
+             !json_object_get(machine.config, "balloon"))
+        refuse(a, 500, "The VM could not be resized", "Virtio-balloon is not configured");
+}
+
+static void resize_zone(const json_t *body, struct answer *a)
+{
+    const json_t *zones = json_object_get(json_object_get(machine.config, "memory"), "zones");
+    json_t *zone = json_array_get(zones, 0);
+    json_int_t wanted = json_integer_value(json_object_get(body, "desired_ram"));
+    json_int_t size = json_integer_value(json_object_get(zone, "size"));
+    json_int_t room = json_integer_value(json_object_get(zone, "hotplug_size"));
+
+    if (!is_running(a))
+        return;
+    if (wanted < size || wanted > size + room)
+        refuse(a, 500, "The memory zone could not be resized", "Failed to resize the memory zone");
+    else
+        machine.added = (size_t)(wanted - size); /* its guest takes all of it, and at once */
+}
+
+static json_t *list_of(const char *kind)
+{
+    json_t *list = json_object_get(machine.config, kind);
+
+    if (!list)
+        json_object_set_new(machine.config, kind, list = json_array());
+    return list;
+}
+
+static void add_device(const char *kind, const json_t *body, struct answer *a)
+{
     if (!machine.config) {
         not_created(a);
-    } else {
-        machine.tap_fd = server.given_fd;
-        server.given_fd = -1;
-        json_object_set_new(card, "fds", json_pack("[i]", machine.tap_fd));
-        json_array_append(net, card);
-        json_object_set(machine.config, "net", net);
+        return;
     }
+    json_array_append_new(list_of(kind), json_deep_copy(body));
+    if (vm.phase == VM_RUNNING) {
+        a->status = 200;
+        buf_printf(&a->body,
+                   "{\"id\":\"%s\",\"bdf\":\"0000:00:09.0\"}",
+                   json_string_value(json_object_get(body, "id")));
+    }
+}
+
+static void add_net(const json_t *body, struct answer *a)
+{
+    json_t *card = json_deep_copy(body);
+
+    machine.tap_fd = server.given_fd;
+    server.given_fd = -1;
+    json_object_set_new(card, "fds", json_pack("[i]", machine.tap_fd));
+    add_device("net", card, a);
     json_decref(card);
-    json_decref(net);
+}
+
+static void add_disk(const json_t *body, struct answer *a)
+{
+    const char *path = json_string_value(json_object_get(body, "path"));
+
+    if (access(path ? path : "", R_OK) < 0)
+        refuse(a, 500, "The disk could not be added to the VM", "Failed to open disk path");
+    else
+        add_device("disks", body, a);
+}
+
+static void remove_device(const json_t *body, struct answer *a)
+{
+    static const char *const kinds[] = {"disks", "net"};
+    const char *id = json_string_value(json_object_get(body, "id"));
+    json_t *device;
+    size_t at;
+
+    for (size_t i = 0; id && i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        json_array_foreach(list_of(kinds[i]), at, device)
+        {
+            const char *name = json_string_value(json_object_get(device, "id"));
+
+            if (name && strcmp(name, id) == 0) {
+                json_array_remove(list_of(kinds[i]), at);
+                return;
+            }
+        }
+    }
+    refuse(a, 404, "The device could not be removed from the VM", "Missing identifier");
+}
+
+static void tell_counters(const json_t *body, struct answer *a)
+{
+    (void)body;
+    a->status = 200;
+    buf_puts(&a->body,
+             "{\"overlay\":{\"read_latency_min\":18446744073709551615,\"read_bytes\":4096,\"write_"
+             "bytes\":8192,\"read_ops\":1,\"write_ops\":2},"
+             "\"rootfs\":{\"read_bytes\":4096,\"write_bytes\":0,\"read_ops\":1,\"write_ops\":0},"
+             "\"net0\":{\"rx_bytes\":100,\"rx_frames\":1,\"tx_bytes\":200,\"tx_frames\":2}}");
 }
 
 static void boot(const json_t *body, struct answer *a)
@@ -250,6 +348,13 @@ static void power_button(const json_t *body, struct answer *a)
 {
     (void)body;
     a->then_exit = true; /* a guest with a button driver powers off */
+    (void)!write(STDOUT_FILENO, "the button was pressed\n", 23);
+}
+
+static void shut_down(const json_t *body, struct answer *a)
+{
+    (void)body;
+    a->then_exit = true;
 }
 
 static void reboot(const json_t *body, struct answer *a)
@@ -265,7 +370,7 @@ static const struct call {
     void (*run)(const json_t *body, struct answer *a);
 } calls[] = {
     {"GET /api/v1/vmm.ping", tell_ping},
-    {"PUT /api/v1/vmm.shutdown", power_button},
+    {"PUT /api/v1/vmm.shutdown", shut_down},
     {"GET /api/v1/vm.info", tell_info},
     {"PUT /api/v1/vm.create", create},
     {"PUT /api/v1/vm.add-net", add_net},
@@ -275,6 +380,11 @@ static const struct call {
     {"PUT /api/v1/vm.snapshot", save},
     {"PUT /api/v1/vm.restore", restore},
     {"PUT /api/v1/vm.power-button", power_button},
+    {"PUT /api/v1/vm.resize", resize},
+    {"PUT /api/v1/vm.resize-zone", resize_zone},
+    {"PUT /api/v1/vm.add-disk", add_disk},
+    {"PUT /api/v1/vm.remove-device", remove_device},
+    {"GET /api/v1/vm.counters", tell_counters},
     {"GET /double", tell_counts},
     {"PUT /double/reboot", reboot},
 };

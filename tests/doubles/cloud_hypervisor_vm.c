@@ -55,6 +55,17 @@ static void describe_devices(struct machine *m)
         json_pack("{ss}", "uds_path", text(json_object_get(m->config, "vsock"), "socket")));
 }
 
+/* One without a file has a memfd. */
+static int open_zone(const struct machine *m, const char *file)
+{
+    int fd;
+
+    if (*file)
+        return open(file, (m->is_shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    fd = memfd_create("ch_ram", MFD_CLOEXEC);
+    return fd >= 0 && ftruncate(fd, (off_t)m->vm->memory_size) == 0 ? fd : -1;
+}
+
 static int map_zone(struct machine *m, struct buf *why)
 {
     const json_t *memory = json_object_get(m->config, "memory");
@@ -62,10 +73,10 @@ static int map_zone(struct machine *m, struct buf *why)
     int fd;
 
     m->is_shared = json_is_true(json_object_get(zone, "shared"));
-    fd = open(text(zone, "file"), (m->is_shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    m->vm->memory_size = (size_t)json_integer_value(json_object_get(zone, "size"));
+    fd = open_zone(m, text(zone, "file"));
     if (fd < 0)
         return failed(why, "Failed to create shared file");
-    m->vm->memory_size = (size_t)json_integer_value(json_object_get(zone, "size"));
     m->vm->memory = mmap(NULL,
                          m->vm->memory_size,
                          PROT_READ | PROT_WRITE,
@@ -137,6 +148,19 @@ static bool leaves_memory_out(const struct machine *m)
            st.st_nlink > 0;
 }
 
+/* What was added comes first. */
+static int write_memory(const struct machine *m, const char *dir, bool all, struct buf *why)
+{
+    size_t rest = all ? m->vm->memory_size : 0;
+    unsigned char *bytes = calloc(1, m->added + rest);
+    int rc;
+
+    memcpy(bytes + m->added, m->vm->memory, rest);
+    rc = write_file(dir, "memory-ranges", bytes, m->added + rest, why);
+    free(bytes);
+    return rc;
+}
+
 int machine_save(const struct machine *m, const char *dir, struct buf *why)
 {
     bool all = !leaves_memory_out(m);
@@ -148,7 +172,10 @@ int machine_save(const struct machine *m, const char *dir, struct buf *why)
     buf_printf(&manager, "{\"memory_ranges\":{\"data\":[");
     if (all)
         buf_printf(&manager, "{\"gpa\":0,\"length\":%zu}", m->vm->memory_size);
-    buf_puts(&manager, "]},\"arch_mem_regions\":[{\"base\":0,\"size\":18446744073709551615}]}");
+    buf_printf(
+        &manager,
+        "]},\"boot_ram\":%zu,\"arch_mem_regions\":[{\"base\":0,\"size\":18446744073709551615}]}",
+        m->vm->memory_size);
     state = json_pack("{s{s{s{ss}}}sI}",
                       "snapshots",
                       "memory-manager",
@@ -160,8 +187,8 @@ int machine_save(const struct machine *m, const char *dir, struct buf *why)
     rc = write_json(dir, "config.json", m->config, why) < 0
              ? -1
              : write_json(dir, "state.json", state, why);
-    if (rc == 0 && all)
-        rc = write_file(dir, "memory-ranges", m->vm->memory, m->vm->memory_size, why);
+    if (rc == 0 && all + m->added > 0)
+        rc = write_memory(m, dir, all, why);
     json_decref(state);
     buf_free(&manager);
     return rc;

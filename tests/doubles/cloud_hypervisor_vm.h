@@ -12,6 +12,7 @@ struct machine {
     struct vm *vm;
     json_t *config; /* a VmConfig; NULL: none was created */
     bool is_shared; /* the zone's */
+    size_t added;   /* memory, beyond the zone's */
     int tap_fd;     /* -1: none */
 };
 

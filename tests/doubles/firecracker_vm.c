@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/scm.h"
 
 enum { COUNT_AT = 2 << 20, PAGE = 4096 };
 
@@ -323,22 +324,8 @@ static int hand_over(const struct vm *vm, int fd, struct buf *why)
                      "\"page_size_kib\":4096}]",
                      (unsigned long long)(uintptr_t)vm->memory,
                      vm->memory_size);
-    struct iovec iov = {.iov_base = text_of, .iov_len = (size_t)n};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.bytes,
-                         .msg_controllen = sizeof(control.bytes)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    return sendmsg(vm->uffd_socket, &msg, MSG_NOSIGNAL) == n
+    return scm_send(vm->uffd_socket, text_of, (size_t)n, fd) == n
                ? 0
                : failed(why, "Failed to sends file descriptor");
 }

@@ -36,6 +36,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/scm.h"
 #include "wire/config_disk.h"
 #include "wire/frame.h"
 
@@ -262,17 +263,7 @@ static void take_lines(struct port *p)
 
 static void receive(struct port *p)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec iov = {p->in + p->n, sizeof(p->in) - p->n};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.bytes,
-                         .msg_controllen = sizeof(control.bytes)};
-    ssize_t n = recvmsg(p->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    struct cmsghdr *c;
+    ssize_t n = scm_receive(p->fd, p->in + p->n, sizeof(p->in) - p->n, &p->passed_fd);
 
     if (n < 0 && errno == EAGAIN)
         return;
@@ -280,9 +271,6 @@ static void receive(struct port *p)
         hang_up(p);
         return;
     }
-    c = CMSG_FIRSTHDR(&msg);
-    if (c && c->cmsg_type == SCM_RIGHTS)
-        memcpy(&p->passed_fd, CMSG_DATA(c), sizeof(int));
     p->n += (size_t)n;
     take_lines(p);
 }

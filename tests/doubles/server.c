@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/scm.h"
 #include "fault.h"
 
 enum { MAX_CONNECTIONS = 10, HEAD_MAX = 4096 };
@@ -124,30 +125,10 @@ static bool serve_one(const struct server *s, struct connection *c)
     return true;
 }
 
-/* A file that comes with it is kept for the request that it comes with. */
-static ssize_t receive(struct server *s, int fd, char *space, size_t room)
-{
-    struct iovec iov = {.iov_base = space, .iov_len = room};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.bytes,
-                         .msg_controllen = sizeof(control.bytes)};
-    ssize_t n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
-
-    if (c && c->cmsg_type == SCM_RIGHTS)
-        memcpy(&s->given_fd, CMSG_DATA(c), sizeof(s->given_fd));
-    return n;
-}
-
 static void readable(struct server *s, struct connection *c)
 {
     char *space = buf_space(&c->in, HEAD_MAX);
-    ssize_t n = space ? receive(s, c->fd, space, HEAD_MAX) : 0;
+    ssize_t n = space ? scm_receive(c->fd, space, HEAD_MAX, &s->given_fd) : 0;
 
     if (n < 0 && errno == EAGAIN)
         return;

@@ -317,6 +317,8 @@ class Daemon:
             return Api(self.socket).get("/health") == {"status": "ok"}
         except (FileNotFoundError, ConnectionRefusedError):
             return False
+        except ConnectionResetError:  # a child of one that was killed had the socket until its exec
+            return False
 
     def end(self, number):
         """Ends it by a signal; to the group, as a terminal does."""

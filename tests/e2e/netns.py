@@ -120,7 +120,8 @@ class Server:
     def __init__(self, listening, answer):
         self.listening, self.answer, self.peers = listening, answer, []
         listening.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
 
     def _accept(self):
         self.listening.settimeout(None)
@@ -142,6 +143,7 @@ class Server:
 
     def close(self):
         self.listening.shutdown(socket.SHUT_RDWR)
+        self.thread.join(PATIENCE)  # who waits in accept() keeps the port
         self.listening.close()
 
 

@@ -192,4 +192,4 @@ def test_what_happened_while_no_daemon_listened_is_asked_for_without_any_reader(
         daemon.start()
         state = daemon.api.wait("paused", "Paused")
         assert state["state_source"] == "probe" and state["responsive"] is True
-        assert [t["name"] for t in daemon.api.get("/debug/traces") if t["instance_id"] == vm["id"]].count("instances.derive_state") == 1
+        assert "instances.derive_state" in [t["name"] for t in daemon.api.get("/debug/traces") if t["instance_id"] == vm["id"]]

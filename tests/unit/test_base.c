@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 #include "base/path.h"
+#include "base/scm.h"
 #include "unit.h"
 
 static void error_text_grows_outwards(void **state)
@@ -361,6 +363,36 @@ static void a_file_is_replaced_whole_and_a_tree_removed_without_following_links(
     assert_int_equal(tree_remove(AT_FDCWD, root, &e), 0);
 }
 
+static void a_file_goes_with_the_bytes_that_it_was_given_to_and_no_others(void **state)
+{
+    enum { NONE = -1 };
+    int socks[2], pipe_fds[2];
+    int got = NONE;
+    char bytes[8] = "";
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socks), 0);
+    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+    assert_int_equal(scm_receive(socks[1], bytes, sizeof(bytes), &got), -1);
+    assert_int_equal(errno, EAGAIN);
+    assert_int_equal(scm_send(socks[0], "bare", 4, NONE), 4);
+    assert_int_equal(scm_receive(socks[1], bytes, sizeof(bytes), &got), 4);
+    assert_int_equal(got, NONE);
+    assert_int_equal(scm_send(socks[0], "with", 4, pipe_fds[1]), 4);
+    assert_int_equal(scm_receive(socks[1], bytes, sizeof(bytes), &got), 4);
+    assert_memory_equal(bytes, "with", 4);
+    assert_true(got >= 0);
+    assert_int_equal(fcntl(got, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(write(got, "x", 1), 1);
+    assert_int_equal(read(pipe_fds[0], bytes, 1), 1);
+    close(socks[0]);
+    assert_int_equal(scm_receive(socks[1], bytes, sizeof(bytes), &got), 0);
+    close(got);
+    close(socks[1]);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +410,7 @@ int main(void)
         checked_test(ids_and_names_are_told_apart_from_paths),
         checked_test(a_map_finds_what_was_put_and_not_removed),
         checked_test(a_file_is_replaced_whole_and_a_tree_removed_without_following_links),
+        checked_test(a_file_goes_with_the_bytes_that_it_was_given_to_and_no_others),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -86,6 +86,7 @@ struct bench {
     char seen[200];
     const char *until; /* ends the loop once that was seen */
     bool close_on_event;
+    uint32_t reboots;
 };
 
 static void too_late(struct timer *t)
@@ -99,6 +100,7 @@ static void on_event(void *owner, const struct vmm_event *event)
         "ready ", "status ", "paused ", "resumed ", "shutdown ", "reboot ", "panic ", "lost "};
     struct bench *b = owner;
 
+    b->reboots += event->times;
     strncat(b->seen, names[event->kind], sizeof(b->seen) - strlen(b->seen) - 1);
     if (b->close_on_event) {
         vmm_monitor_close(b->monitor);
@@ -181,8 +183,9 @@ static void of_history_only_what_it_came_to_is_told(void **state)
     (void)state;
     bench_init(&b,
                EVENT("vm", "paused") EVENT("vm", "resumed") EVENT("vm", "rebooted")
-                   EVENT("vm", "paused"));
-    expect(&b, "paused ");
+                   EVENT("vm", "rebooted") EVENT("vm", "paused"));
+    expect(&b, "reboot paused ");
+    assert_int_equal(b.reboots, 2);
     say(&b, EVENT("vm", "resumed"));
     expect(&b, "resumed ");
     assert_string_equal(b.seen, "");
@@ -257,12 +260,14 @@ static void the_ram_has_a_name_nobody_can_find_and_is_gone_with_its_fd(void **st
     int fd = ram_disk_file(8 << 20, &e);
 
     (void)state;
-    assert_true(fd >= 0);
+    if (fd < 0) {
+        assert_int_equal(e.code, ERR_UNSUPPORTED);
+        skip();
+    }
     assert_int_equal(fstat(fd, &st), 0);
     assert_int_equal(st.st_size, 8 << 20);
-    if (geteuid() == 0)
-        assert_int_equal(st.st_nlink, 1);
-    assert_int_equal(ram_disk_is(fd), geteuid() == 0);
+    assert_int_equal(st.st_nlink, 1);
+    assert_true(ram_disk_is(fd));
     close(fd);
 }
 
@@ -350,10 +355,10 @@ static void a_restore_resumes_where_the_version_can(void **state)
         const char *version, *body;
     } cases[] = {
         {"53.0.0",
-         "{\"source_url\":\"file://load\",\"resume\":true,"
+         "{\"source_url\":\"file://snapshot/load\",\"resume\":true,"
          "\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
         {"51.2.0",
-         "{\"source_url\":\"file://load\",\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
+         "{\"source_url\":\"file://snapshot/load\",\"net_fds\":[{\"id\":\"net0\",\"num_fds\":1}]}"},
     };
 
     (void)state;

@@ -72,7 +72,7 @@ static void wait_rig_init(struct wait_rig *r)
 
 static void wait_rig_end(struct wait_rig *r)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     if (r->pidfd >= 0)
@@ -96,7 +96,7 @@ static void *bind_later(void *arg)
 {
     struct binder *b = arg;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     (void)op_sleep(&op, b->before_ms, &e);
@@ -113,7 +113,7 @@ static void *bind_later(void *arg)
 static void expect_ready(struct wait_rig *r, int before_ms, int between_ms)
 {
     struct binder b = {.rig = r, .before_ms = before_ms, .between_ms = between_ms};
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     assert_int_equal(pthread_create(&b.thread, NULL, bind_later, &b), 0);
@@ -161,7 +161,7 @@ static void without_inotify_it_is_looked_for(void **state)
 
 static void a_process_that_dies_ends_the_wait_with_its_last_words(void **state)
 {
-    struct op op = within(60000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct wait_rig r;
 
@@ -193,7 +193,7 @@ static void a_deadline_and_a_cancellation_carry_the_last_words(void **state)
                         "The VMM did not listen on api.sock; its last words: still looking for a "
                         "disk: deadline passed");
     err_clear(&e);
-    op = within(60000);
+    op = within(PATIENCE_MS);
     op.cancel_fd = cancelled;
     assert_int_equal(socket_wait(&op, &r.wait, &e), -1);
     assert_int_equal(e.code, ERR_CANCELLED);

@@ -4,13 +4,9 @@
  * another: what a client does is written as straight-line code, and every byte
  * on the wire is the test's own.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,14 +19,14 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "beside_loop.h"
 #include "http/guard.h"
 #include "http/private.h"
-#include "unit.h"
 
 enum { ECHO_MAX = 1000, STREAM_MAX = 64 << 10, BIG = 2 << 20 };
 
 struct fixture {
-    struct loop *loop;
+    struct beside beside;
     struct http_server *server;
     int port;
     char dir[32];
@@ -48,12 +44,6 @@ struct fixture {
     int n_drained;
     int n_late; /* requests that timer answers */
     struct http_request *late[8];
-
-    /* The client's. */
-    void (*client)(struct fixture *f);
-    const char *failed;
-    int failed_line;
-    sem_t done;
 };
 
 static void reply_text(struct http_request *req, int status, const char *text)
@@ -147,7 +137,7 @@ static void handle(void *ctx, struct http_request *req)
         http_reply(req, 200, NULL, &b);
     } else if (strcmp(path, "/late") == 0) {
         f->late[f->n_late++] = req;
-        loop_timer_start(f->loop, &f->timer, 20);
+        loop_timer_start(f->beside.loop, &f->timer, 20);
     } else if (strcmp(path, "/hold") == 0) {
         f->held = req;
         http_on_gone(req, on_gone, f);
@@ -178,13 +168,12 @@ static int setup(void **state)
     struct err e = {0};
 
     f->fds = open_fds();
-    f->loop = loop_new(&e);
-    f->server = http_server_new(f->loop, &handler);
+    beside_init(f);
+    f->server = http_server_new(f->beside.loop, &handler);
     f->timer.fn = on_late;
     f->big = mem_zalloc(BIG, 1);
     for (size_t i = 0; i < BIG; i++)
         f->big[i] = (char)('a' + i % 23);
-    sem_init(&f->done, 0, 0);
     snprintf(f->dir, sizeof(f->dir), "/tmp/test-http-XXXXXX");
     if (!mkdtemp(f->dir))
         return -1;
@@ -200,74 +189,15 @@ static int teardown(void **state)
 {
     struct fixture *f = *state;
 
-    loop_timer_stop(f->loop, &f->timer);
+    loop_timer_stop(f->beside.loop, &f->timer);
     http_server_free(f->server);
     assert_int_equal(access(f->path, F_OK), -1);
     assert_int_equal(rmdir(f->dir), 0);
-    loop_drain(f->loop);
-    loop_free(f->loop);
-    sem_destroy(&f->done);
+    beside_free(f);
     free(f->big);
     assert_int_equal(open_fds(), f->fds);
     free(f);
     return 0;
-}
-
-static void *client_main(void *arg)
-{
-    struct fixture *f = arg;
-
-    f->client(f);
-    loop_stop(f->loop);
-    return NULL;
-}
-
-static void run(struct fixture *f, void (*client)(struct fixture *f))
-{
-    struct err e = {0};
-    pthread_t thread;
-
-    f->client = client;
-    assert_int_equal(pthread_create(&thread, NULL, client_main, f), 0);
-    assert_int_equal(loop_run(f->loop, &e), 0);
-    pthread_join(thread, NULL);
-    if (f->failed)
-        fail_msg("line %d: %s", f->failed_line, f->failed);
-}
-
-/* In the client's thread, where cmocka's own must not be used. */
-#define CHECK(what)                                                                                \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            if (!f->failed) {                                                                      \
-                f->failed_line = __LINE__;                                                         \
-                f->failed = #what;                                                                 \
-            }                                                                                      \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
-/* Lets the client do something on the loop, and waits for it. */
-struct errand {
-    struct post post;
-    struct fixture *f;
-    void (*fn)(struct fixture *f);
-};
-
-static void run_errand(struct post *p)
-{
-    struct errand *errand = container_of(p, struct errand, post);
-
-    errand->fn(errand->f);
-    sem_post(&errand->f->done);
-}
-
-static void on_loop(struct fixture *f, void (*fn)(struct fixture *f))
-{
-    struct errand errand = {.post.fn = run_errand, .f = f, .fn = fn};
-
-    loop_post(f->loop, &errand.post);
-    sem_wait(&f->done);
 }
 
 static int number; /* what an errand found out */
@@ -320,22 +250,7 @@ static bool becomes(struct fixture *f, void (*ask)(struct fixture *f), int wante
 
 static int connect_to(struct fixture *f, bool is_unix)
 {
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)f->port)};
-    struct timeval limit = {.tv_sec = PATIENCE_MS / 1000};
-    int fd = socket(is_unix ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int rc;
-
-    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    memcpy(un.sun_path, f->path, strlen(f->path));
-    rc = is_unix ? connect(fd, (struct sockaddr *)&un, sizeof(un))
-                 : connect(fd, (struct sockaddr *)&in, sizeof(in));
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    if (rc < 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
+    return connect_client(is_unix ? f->path : NULL, f->port);
 }
 
 static bool put(int fd, const char *text)
@@ -436,7 +351,7 @@ static void ask_for_things(struct fixture *f)
 
 static void a_request_is_answered_at_once(void **state)
 {
-    run(*state, ask_for_things);
+    beside_run(*state, ask_for_things);
 }
 
 static void ask_by_post(struct fixture *f)
@@ -462,7 +377,7 @@ static void a_post_is_handled_once_its_body_is_whole(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, ask_by_post);
+    beside_run(f, ask_by_post);
     assert_int_equal(f->n_handled, 3);
 }
 
@@ -480,7 +395,7 @@ static void ask_and_wait(struct fixture *f)
 
 static void a_kept_request_is_answered_later(void **state)
 {
-    run(*state, ask_and_wait);
+    beside_run(*state, ask_and_wait);
 }
 
 static void ask_all_at_once(struct fixture *f)
@@ -498,7 +413,7 @@ static void ask_all_at_once(struct fixture *f)
 
 static void requests_in_one_packet_are_answered_in_order(void **state)
 {
-    run(*state, ask_all_at_once);
+    beside_run(*state, ask_all_at_once);
 }
 
 static void ask_for_heads(struct fixture *f)
@@ -521,7 +436,7 @@ static void head_is_answered_without_a_body(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, ask_for_heads);
+    beside_run(f, ask_for_heads);
     assert_int_equal(f->n_released, 1);
 }
 
@@ -541,7 +456,7 @@ static void a_kept_request_learns_that_its_client_is_gone(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, leave_while_held);
+    beside_run(f, leave_while_held);
     assert_int_equal(f->n_handled, 2); /* what was sent behind it has nobody to answer to */
 }
 
@@ -572,7 +487,7 @@ static void who_does_not_want_to_know_is_not_told(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, leave_unwatched);
+    beside_run(f, leave_unwatched);
     assert_int_equal(f->n_gone, 0);
 }
 
@@ -638,8 +553,8 @@ static void send_refusals(struct fixture *f)
 {
     for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
         if (!is_refused(f, refusals[i].request, refusals[i].status)) {
-            f->failed_line = (int)i;
-            f->failed = refusals[i].request;
+            f->beside.failed_line = (int)i;
+            f->beside.failed = refusals[i].request;
             return;
         }
     }
@@ -649,7 +564,7 @@ static void what_the_guard_refuses_never_reaches_the_handler(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, send_refusals);
+    beside_run(f, send_refusals);
     assert_int_equal(f->n_handled, 0);
 }
 
@@ -674,7 +589,7 @@ static void ask_badly(struct fixture *f)
 
 static void a_refusal_has_the_contracts_form(void **state)
 {
-    run(*state, ask_badly);
+    beside_run(*state, ask_badly);
 }
 
 static void ask_at_length(struct fixture *f)
@@ -699,8 +614,8 @@ static void ask_at_length(struct fixture *f)
                    (int)cases[i].field,
                    fill);
         if (!is_refused(f, buf_str(&request), cases[i].status)) {
-            f->failed_line = cases[i].status;
-            f->failed = "not that status";
+            f->beside.failed_line = cases[i].status;
+            f->beside.failed = "not that status";
             return;
         }
     }
@@ -708,7 +623,7 @@ static void ask_at_length(struct fixture *f)
 
 static void heads_have_a_limit(void **state)
 {
-    run(*state, ask_at_length);
+    beside_run(*state, ask_at_length);
 }
 
 /* The whole body is sent before the answer is read, as most clients do it. */
@@ -737,7 +652,7 @@ static void a_body_over_the_limit_is_refused_and_the_client_can_read_why(void **
 {
     struct fixture *f = *state;
 
-    run(f, send_too_much);
+    beside_run(f, send_too_much);
     assert_int_equal(f->n_handled, 0);
 }
 
@@ -784,14 +699,14 @@ static void send_and_hang_up(struct fixture *f)
 
 static void who_sends_no_more_is_answered_and_let_go(void **state)
 {
-    run(*state, send_and_hang_up);
+    beside_run(*state, send_and_hang_up);
 }
 
 static void a_truncated_body_is_refused(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, send_too_little);
+    beside_run(f, send_too_little);
     assert_int_equal(f->n_handled, 0);
 }
 
@@ -816,7 +731,7 @@ static void take_big(struct fixture *f)
 
 static void a_shared_answer_is_released_once_it_is_sent_or_dropped(void **state)
 {
-    run(*state, take_big);
+    beside_run(*state, take_big);
 }
 
 static void write_event(struct fixture *f)
@@ -870,12 +785,12 @@ static void listen_as_of_old(struct fixture *f)
 
 static void an_old_client_gets_a_stream_without_chunks(void **state)
 {
-    run(*state, listen_as_of_old);
+    beside_run(*state, listen_as_of_old);
 }
 
 static void a_stream_goes_on_until_it_is_closed(void **state)
 {
-    run(*state, listen_to_events);
+    beside_run(*state, listen_to_events);
 }
 
 enum { EVENT_LEN = 97 };
@@ -963,7 +878,7 @@ static void a_stream_that_is_not_read_refuses_writes_until_it_is(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, read_slowly);
+    beside_run(f, read_slowly);
     assert_int_equal(f->n_gone, 0);
     assert_true(f->n_drained > 0);
 }
@@ -990,7 +905,7 @@ static void a_stream_learns_that_its_client_is_gone(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, leave_events);
+    beside_run(f, leave_events);
     assert_null(f->stream);
 }
 
@@ -1014,7 +929,7 @@ static void leave_events_behind_an_idle_client(struct fixture *f)
 
 static void the_connection_of_a_stream_ends_with_its_client(void **state)
 {
-    run(*state, leave_events_behind_an_idle_client);
+    beside_run(*state, leave_events_behind_an_idle_client);
 }
 
 static void stop_server(struct fixture *f)
@@ -1047,7 +962,7 @@ static void live_through_stop(struct fixture *f)
 
 static void stop_lets_what_was_begun_end(void **state)
 {
-    run(*state, live_through_stop);
+    beside_run(*state, live_through_stop);
 }
 
 static int leftovers[4];
@@ -1066,7 +981,7 @@ static void free_ends_what_is_left(void **state)
     struct fixture *f = *state;
     struct http_handler handler = {handle, body_limit, f};
 
-    run(f, leave_things_open);
+    beside_run(f, leave_things_open);
     write_event(f); /* which is still in the buffer then */
     http_server_free(f->server);
     assert_int_equal(f->n_gone, 2);
@@ -1080,7 +995,7 @@ static void free_ends_what_is_left(void **state)
             ;
         close(leftovers[i]);
     }
-    f->server = http_server_new(f->loop, &handler); /* for the teardown */
+    f->server = http_server_new(f->beside.loop, &handler); /* for the teardown */
 }
 
 static void connect_crowd(struct fixture *f)
@@ -1107,7 +1022,7 @@ static void connect_crowd(struct fixture *f)
 
 static void five_hundred_clients_are_served(void **state)
 {
-    run(*state, connect_crowd);
+    beside_run(*state, connect_crowd);
 }
 
 static void ask_who(struct fixture *f)
@@ -1122,7 +1037,7 @@ static void ask_who(struct fixture *f)
 
 static void a_unix_client_is_known_by_its_credentials(void **state)
 {
-    run(*state, ask_who);
+    beside_run(*state, ask_who);
 }
 
 static void shorten_times(struct fixture *f)
@@ -1187,14 +1102,14 @@ static void dawdle(struct fixture *f)
 
 static void only_clients_that_dawdle_are_cut(void **state)
 {
-    run(*state, dawdle);
+    beside_run(*state, dawdle);
 }
 
 static void unix_sockets_are_taken_over_only_from_the_dead(void **state)
 {
     struct fixture *f = *state;
     struct http_handler handler = {handle, body_limit, f};
-    struct http_server *other = http_server_new(f->loop, &handler);
+    struct http_server *other = http_server_new(f->beside.loop, &handler);
     auto_close int fd = -1;
     auto_close int full = -1;
     struct sockaddr_un name = {.sun_family = AF_UNIX};

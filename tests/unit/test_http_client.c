@@ -2,7 +2,6 @@
 /* The client in a thread of its own, as in a job, against our server on the loop in the main one.
  */
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,12 +13,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "beside_loop.h"
 #include "http/client.h"
 #include "http/server.h"
-#include "unit.h"
 
 struct fixture {
-    struct loop *loop;
+    struct beside beside;
     struct http_server *server;
     char dir[32];
     char path[64];
@@ -30,8 +29,6 @@ struct fixture {
     int n_handled;
 
     void (*client)(struct fixture *f, struct http_client *c);
-    const char *failed;
-    int failed_line;
 };
 
 static void handle(void *ctx, struct http_request *req)
@@ -47,7 +44,7 @@ static void handle(void *ctx, struct http_request *req)
     }
     if (strcmp(http_path(req), "/cancelled") == 0) {
         f->held = req;
-        loop_timer_start(f->loop, &f->timer, 20);
+        loop_timer_start(f->beside.loop, &f->timer, 20);
         return;
     }
     if (strcmp(http_path(req), "/boot") == 0) {
@@ -88,17 +85,16 @@ static void start_server(struct fixture *f)
     struct http_handler handler = {handle, body_limit, f};
     struct err e = {0};
 
-    f->server = http_server_new(f->loop, &handler);
+    f->server = http_server_new(f->beside.loop, &handler);
     assert_int_equal(http_listen_unix(f->server, f->path, 0600, NULL, &e), 0);
 }
 
 static int setup(void **state)
 {
     struct fixture *f = mem_new(struct fixture);
-    struct err e = {0};
 
     f->fds = open_fds();
-    f->loop = loop_new(&e);
+    beside_init(f);
     f->timer.fn = on_timer;
     f->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     snprintf(f->dir, sizeof(f->dir), "/tmp/test-http-XXXXXX");
@@ -116,46 +112,26 @@ static int teardown(void **state)
 
     http_server_free(f->server);
     rmdir(f->dir);
-    loop_drain(f->loop);
-    loop_free(f->loop);
+    beside_free(f);
     close(f->cancel_fd);
     assert_int_equal(open_fds(), f->fds);
     free(f);
     return 0;
 }
 
-static void *client_main(void *arg)
+static void with_client(struct fixture *f)
 {
-    struct fixture *f = arg;
     struct http_client *c = http_client_new(f->path);
 
     f->client(f, c);
     http_client_free(c);
-    loop_stop(f->loop);
-    return NULL;
 }
 
 static void run(struct fixture *f, void (*client)(struct fixture *f, struct http_client *c))
 {
-    struct err e = {0};
-    pthread_t thread;
-
     f->client = client;
-    assert_int_equal(pthread_create(&thread, NULL, client_main, f), 0);
-    assert_int_equal(loop_run(f->loop, &e), 0);
-    pthread_join(thread, NULL);
-    if (f->failed)
-        fail_msg("line %d: %s", f->failed_line, f->failed);
+    beside_run(f, with_client);
 }
-
-#define CHECK(what)                                                                                \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            f->failed_line = __LINE__;                                                             \
-            f->failed = #what;                                                                     \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
 
 static struct op within(int64_t ms)
 {
@@ -311,31 +287,16 @@ static void a_peer_is_reached_through_its_directory(void **state)
     run(*state, call_from_afar);
 }
 
-struct errand {
-    struct post post;
-    struct fixture *f;
-    int fd;
-};
-
-static void restart(struct post *p)
+static void restart(struct fixture *f)
 {
-    struct errand *errand = container_of(p, struct errand, post);
-    uint64_t one = 1;
-
-    http_server_free(errand->f->server);
-    start_server(errand->f);
-    assert_int_equal(write(errand->fd, &one, sizeof(one)), sizeof(one));
+    http_server_free(f->server);
+    start_server(f);
 }
 
 static void call_a_restarted_peer(struct fixture *f, struct http_client *c)
 {
-    auto_close int fd = eventfd(0, EFD_CLOEXEC);
-    struct errand errand = {.post.fn = restart, .f = f, .fd = fd};
-    uint64_t n;
-
     CHECK(answers(c, "PUT /x", "{}", "PUT /x application/json {}"));
-    loop_post(f->loop, &errand.post);
-    CHECK(read(fd, &n, sizeof(n)) == sizeof(n));
+    on_loop(f, restart);
     CHECK(answers(c, "PUT /x", "{}", "PUT /x application/json {}"));
 }
 

@@ -159,6 +159,28 @@ static void an_event_wins_over_the_older_answer(void **state)
     assert_true(answer(&p, start + 12200));
 }
 
+static void after_a_loss_only_an_answer_that_counts_will_do(void **state)
+{
+    struct probe p = observed_at_start();
+    bool again;
+
+    (void)state;
+    probe_invalidate(&p);
+    assert_false(probe_is_hit(&p, start + 1));
+    probe_asked(&p, start + 10);
+    (void)probe_heard(&p, start + 20);
+    assert_false(probe_is_hit(&p, start + 21)); /* it lives, and may have done anything */
+    assert_false(probe_missed(&p, PROBE_TIMEOUT, 0, &again));
+    assert_true(again);
+    probe_asked(&p, start + 600);
+    probe_overtake(&p); /* of something else */
+    assert_false(answer(&p, start + 700));
+    assert_false(probe_is_hit(&p, start + 701));
+    probe_asked(&p, start + 800);
+    assert_true(answer(&p, start + 900));
+    assert_true(probe_is_hit(&p, start + 901));
+}
+
 static void an_event_wins_over_a_missing_answer(void **state)
 {
     struct probe p = observed_at_start();
@@ -209,6 +231,7 @@ int main(void)
         checked_test(the_unknown_is_asked_once_a_second_and_heals_by_an_answer),
         checked_test(an_event_heals_the_unknown),
         checked_test(an_event_wins_over_the_older_answer),
+        checked_test(after_a_loss_only_an_answer_that_counts_will_do),
         checked_test(an_event_wins_over_a_missing_answer),
         checked_test(a_question_during_which_our_own_loop_was_late_does_not_count),
         checked_test(a_question_that_an_operation_overtakes_says_nothing),

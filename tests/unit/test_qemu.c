@@ -70,7 +70,7 @@ static void setup_rig(struct rig *r)
 
 static void end_rig_of_several(struct rig *r)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     if (r->process.pidfd >= 0)
@@ -99,7 +99,7 @@ static struct vmm_boot boot_of(const struct rig *r)
 static void boot(struct rig *r, const struct vmm_driver *driver)
 {
     struct vmm_boot b = boot_of(r);
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     int64_t start = clock_us();
 
@@ -138,7 +138,7 @@ static void too_late(struct timer *t)
 static void on_event(void *owner, const struct vmm_event *event)
 {
     struct story *s = owner;
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     size_t n = strlen(s->seen);
 
     s->seen[n] = (char)('a' + (int)event->kind);
@@ -224,7 +224,7 @@ static void a_q35_lives_and_dies_before_its_monitor(void **state)
 
 static void await_text(const struct rig *r, const char *name, const char *text)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     for (;;) {
@@ -265,7 +265,7 @@ static void the_guest_speaks_on_the_serial_log_and_has_its_sockets(void **state)
 
 static void a_paused_vm_is_paused(void **state)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
 
@@ -286,7 +286,7 @@ static void a_tap_is_given_by_its_fd(void **state)
 {
     auto_close int tap_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
     struct vmm_boot b;
@@ -310,7 +310,7 @@ static void a_tap_is_given_by_its_fd(void **state)
 
 static void expect_no_start(struct rig *r, struct vmm_boot *b, const char *text)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct stat st;
 
@@ -353,7 +353,7 @@ static void a_failed_start_says_why_and_leaves_nothing(void **state)
 
 static void a_start_that_takes_too_long_or_is_cancelled_leaves_nothing(void **state)
 {
-    struct op op = within(60000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
     struct vmm_boot b;
@@ -377,7 +377,7 @@ static void a_start_that_takes_too_long_or_is_cancelled_leaves_nothing(void **st
     assert_int_equal(vmm_boot(&op, &qemu_microvm_driver, &b, &r.process, &e), -1);
     assert_int_equal(e.code, ERR_TIMEOUT);
     err_clear(&e);
-    op = within(60000);
+    op = within(PATIENCE_MS);
     op.cancel_fd = eventfd(1, EFD_CLOEXEC);
     assert_int_equal(vmm_boot(&op, &qemu_microvm_driver, &b, &r.process, &e), -1);
     assert_int_equal(e.code, ERR_CANCELLED);
@@ -421,7 +421,7 @@ struct waiter {
 static void *wait_for_nothing(void *arg)
 {
     struct waiter *w = arg;
-    struct op op = within(30000);
+    struct op op = within(PATIENCE_MS);
 
     qmp_want(&w->q, "NEVER");
     assert_null(qmp_next_event(&op, &w->q, &w->e));
@@ -432,7 +432,7 @@ static void the_death_of_qemu_ends_a_wait_at_once(void **state)
 {
     struct rig r;
     struct waiter w = {.q = QMP_CLOSED};
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     pthread_t thread;
 
@@ -472,7 +472,7 @@ static uint32_t read_u32(int dir_fd, const char *name, off_t at)
 static uint32_t counter_of(const struct rig *r)
 {
     auto_qmp struct qmp q = QMP_CLOSED;
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     assert_int_equal(qmp_open(&op, r->dir_fd, VMM_API_SOCKET, &q, &e), 0);
@@ -484,7 +484,7 @@ static uint32_t counter_of(const struct rig *r)
 
 static void await_count(const struct rig *r, uint32_t more_than)
 {
-    struct op op = within(10000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     while (counter_of(r) <= more_than)
@@ -509,7 +509,7 @@ static uint64_t hash_of(int dir_fd, const char *name)
 /* Into a directory of its own, while the VM counts on. */
 static void save_ahead(struct rig *r)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct vmm_save save = {.ahead = true};
 
@@ -524,7 +524,7 @@ static void save_ahead(struct rig *r)
  * counter stood at. */
 static uint32_t sleep_vm(struct rig *r)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct vmm_save save = {0};
     uint32_t count;
@@ -545,7 +545,7 @@ static uint32_t sleep_vm(struct rig *r)
 static int try_load(struct rig *r, const struct vmm_driver *driver, bool resume, struct err *e)
 {
     struct vmm_load load = {.boot = boot_of(r), .resume = resume};
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     bool running = !resume;
 
     if (vmm_load(&op, driver, &load, &r->process, &running, e) < 0)
@@ -577,7 +577,7 @@ static void load(struct rig *r, const struct vmm_driver *driver, bool resume)
 
 static void forks_go_on_from_one_snapshot(const struct vmm_driver *driver)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig source;
     struct rig a;
@@ -644,7 +644,7 @@ static void q35_forks_go_on_from_one_snapshot(void **state)
 
 static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
     struct vmm_save save = {0};
@@ -685,7 +685,7 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
 /* Of memory that is a file of its own, and of memory that lies over a snapshot's. */
 static void what_was_saved_ahead_is_brought_up_to_date_by_the_pause(void **state)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
 
@@ -713,7 +713,7 @@ static void what_was_saved_ahead_is_brought_up_to_date_by_the_pause(void **state
 
 static void a_load_that_fails_says_why_and_leaves_nothing(void **state)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
     struct rig r;
     auto_close int fd = -1;
@@ -767,7 +767,7 @@ int main(int argc, char **argv)
         checked_test(a_load_that_fails_says_why_and_leaves_nothing),
     };
     struct vmm_host_settings settings = {.accel = ACCEL_TCG};
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     (void)argc;

@@ -351,7 +351,7 @@ static void end_actor(struct actor *a)
 
 static void open_qmp(const struct place *p, struct qmp *q)
 {
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     assert_int_equal(qmp_open(&op, p->fd, VMM_API_SOCKET, q, &e), 0);
@@ -372,7 +372,7 @@ static void a_line_may_come_in_pieces_and_events_in_between(void **state)
         {SAY, NULL},
     };
     auto_place struct place p = new_place();
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct actor a;
     struct err e = {0};
 
@@ -403,7 +403,7 @@ static void an_error_carries_qemus_words(void **state)
         {SAY, NULL},
     };
     auto_place struct place p = new_place();
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct actor a;
     struct err e = {0};
 
@@ -428,7 +428,7 @@ static void an_fd_travels_with_its_command(void **state)
         {SAY, NULL},
     };
     auto_place struct place p = new_place();
-    struct op op = within(5000);
+    struct op op = within(PATIENCE_MS);
     struct actor a;
     struct err e = {0};
     struct stat mine;
@@ -531,7 +531,7 @@ static void a_cancelled_operation_leaves_at_once(void **state)
     static const struct step mute[] = {{HOLD, ""}, {SAY, NULL}};
     auto_place struct place p = new_place();
     auto_qmp struct qmp q = QMP_CLOSED;
-    struct op op = within(60000);
+    struct op op = within(PATIENCE_MS);
     struct actor a;
     struct err e = {0};
 
@@ -860,7 +860,7 @@ static void a_default_is_chosen_in_this_order(void **state)
 
 static void decide_with(const char *probe, struct vmm_host *host)
 {
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct err e = {0};
 
     *host = (struct vmm_host){0};
@@ -912,7 +912,7 @@ static void the_configuration_overrides_the_probe(void **state)
 static void the_host_is_described(void **state)
 {
     struct vmm_host_settings settings = {.kernel = "/k", .initramfs = "/i"};
-    struct op op = within(20000);
+    struct op op = within(PATIENCE_MS);
     struct vmm_host host;
     struct err e = {0};
 

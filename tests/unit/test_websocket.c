@@ -4,30 +4,25 @@
  * sockets in another; every frame that a client sends is made by hand here, the
  * wrong ones too.
  */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "beside_loop.h"
 #include "http/private.h"
 #include "http/websocket.h"
-#include "unit.h"
 
 enum { FLOOD = 8 << 20, PART = 16 << 10 };
 
 struct fixture {
-    struct loop *loop;
+    struct beside beside;
     struct http_server *server;
     int port;
     char dir[32];
@@ -47,12 +42,6 @@ struct fixture {
     int n_hangups;
     int n_opened;
     int n_closed;
-
-    /* The client's. */
-    void (*client)(struct fixture *f);
-    const char *failed;
-    int failed_line;
-    sem_t done;
 };
 
 static char pattern(size_t at)
@@ -164,9 +153,8 @@ static int setup(void **state)
     struct err e = {0};
 
     f->fds = open_fds();
-    f->loop = loop_new(&e);
-    f->server = http_server_new(f->loop, &handler);
-    sem_init(&f->done, 0, 0);
+    beside_init(f);
+    f->server = http_server_new(f->beside.loop, &handler);
     snprintf(f->dir, sizeof(f->dir), "/tmp/test-ws-XXXXXX");
     if (!mkdtemp(f->dir))
         return -1;
@@ -185,68 +173,10 @@ static int teardown(void **state)
     http_server_free(f->server);
     assert_null(f->w);
     assert_int_equal(rmdir(f->dir), 0);
-    loop_drain(f->loop);
-    loop_free(f->loop);
-    sem_destroy(&f->done);
+    beside_free(f);
     assert_int_equal(open_fds(), f->fds);
     free(f);
     return 0;
-}
-
-static void *client_main(void *arg)
-{
-    struct fixture *f = arg;
-
-    f->client(f);
-    loop_stop(f->loop);
-    return NULL;
-}
-
-static void run(struct fixture *f, void (*client)(struct fixture *f))
-{
-    struct err e = {0};
-    pthread_t thread;
-
-    f->client = client;
-    assert_int_equal(pthread_create(&thread, NULL, client_main, f), 0);
-    assert_int_equal(loop_run(f->loop, &e), 0);
-    pthread_join(thread, NULL);
-    if (f->failed)
-        fail_msg("line %d: %s", f->failed_line, f->failed);
-}
-
-#define CHECK(what)                                                                                \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            if (!f->failed) {                                                                      \
-                f->failed_line = __LINE__;                                                         \
-                f->failed = #what;                                                                 \
-            }                                                                                      \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
-/* Lets the client do something on the loop, and waits for it. */
-struct errand {
-    struct post post;
-    struct fixture *f;
-    void (*fn)(struct fixture *f);
-};
-
-static void run_errand(struct post *p)
-{
-    struct errand *errand = container_of(p, struct errand, post);
-
-    errand->fn(errand->f);
-    sem_post(&errand->f->done);
-}
-
-static void on_loop(struct fixture *f, void (*fn)(struct fixture *f))
-{
-    struct errand errand = {.post.fn = run_errand, .f = f, .fn = fn};
-
-    loop_post(f->loop, &errand.post);
-    sem_wait(&f->done);
 }
 
 static struct fixture seen; /* what look() has found */
@@ -276,21 +206,7 @@ static bool becomes(struct fixture *f, const int *counter, int wanted)
 
 static int connect_to(struct fixture *f, bool is_unix)
 {
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)f->port)};
-    struct timeval limit = {.tv_sec = PATIENCE_MS / 1000};
-    int fd = socket(is_unix ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int rc;
-
-    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    memcpy(un.sun_path, f->path, strlen(f->path));
-    rc = is_unix ? connect(fd, (struct sockaddr *)&un, sizeof(un))
-                 : connect(fd, (struct sockaddr *)&in, sizeof(in));
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    if (rc == 0)
-        return fd;
-    close(fd);
-    return -1;
+    return connect_client(is_unix ? f->path : NULL, f->port);
 }
 
 static bool put(int fd, const void *data, size_t len)
@@ -443,7 +359,7 @@ static void echo(struct fixture *f)
 
 static void what_is_sent_comes_back(void **state)
 {
-    run(*state, echo);
+    beside_run(*state, echo);
 }
 
 static void refused(struct fixture *f)
@@ -477,7 +393,7 @@ static void refused(struct fixture *f)
 
 static void a_request_that_is_no_handshake_is_refused(void **state)
 {
-    run(*state, refused);
+    beside_run(*state, refused);
 }
 
 static void early(struct fixture *f)
@@ -497,7 +413,7 @@ static void early(struct fixture *f)
 
 static void frames_may_come_in_one_packet_with_the_handshake(void **state)
 {
-    run(*state, early);
+    beside_run(*state, early);
 }
 
 static void fragments(struct fixture *f)
@@ -516,7 +432,7 @@ static void fragments(struct fixture *f)
 
 static void messages_come_in_fragments_with_pings_between_them(void **state)
 {
-    run(*state, fragments);
+    beside_run(*state, fragments);
 }
 
 static void hostile(struct fixture *f)
@@ -561,7 +477,7 @@ static void hostile(struct fixture *f)
 
 static void what_breaks_the_protocol_is_closed_with_its_code(void **state)
 {
-    run(*state, hostile);
+    beside_run(*state, hostile);
 }
 
 static void slow_reader(struct fixture *f)
@@ -585,7 +501,7 @@ static void slow_reader(struct fixture *f)
 
 static void a_client_that_does_not_read_stops_the_sender(void **state)
 {
-    run(*state, slow_reader);
+    beside_run(*state, slow_reader);
 }
 
 static void resume(struct fixture *f)
@@ -625,7 +541,7 @@ static void paused(struct fixture *f)
 
 static void a_pause_stops_the_client_and_loses_nothing(void **state)
 {
-    run(*state, paused);
+    beside_run(*state, paused);
 }
 
 static void leaves_while_paused(struct fixture *f)
@@ -644,7 +560,7 @@ static void leaves_while_paused(struct fixture *f)
 
 static void a_client_that_leaves_is_noticed_also_while_paused(void **state)
 {
-    run(*state, leaves_while_paused);
+    beside_run(*state, leaves_while_paused);
 }
 
 static void leaves(struct fixture *f)
@@ -667,7 +583,7 @@ static void leaves(struct fixture *f)
 
 static void a_client_may_leave_at_any_moment(void **state)
 {
-    run(*state, leaves);
+    beside_run(*state, leaves);
 }
 
 static void server_closes(struct fixture *f)
@@ -681,7 +597,7 @@ static void server_closes(struct fixture *f)
 
 static void the_server_closes_after_what_it_has_sent(void **state)
 {
-    run(*state, server_closes);
+    beside_run(*state, server_closes);
 }
 
 static void silent(struct fixture *f)
@@ -703,7 +619,7 @@ static void a_silent_client_is_pinged_and_one_that_stays_silent_is_cut(void **st
 
     f->server->ws_ping_ms = 50;
     f->server->ws_silence_ms = 200;
-    run(f, silent);
+    beside_run(f, silent);
 }
 
 static void not_reading(struct fixture *f)
@@ -722,7 +638,7 @@ static void a_client_that_merely_does_not_read_is_left_alone(void **state)
 
     f->server->ws_ping_ms = 20;
     f->server->ws_silence_ms = 100;
-    run(f, not_reading);
+    beside_run(f, not_reading);
 }
 
 static void ping_flood(struct fixture *f)
@@ -748,7 +664,7 @@ static void ping_flood(struct fixture *f)
 
 static void pings_without_end_are_not_kept(void **state)
 {
-    run(*state, ping_flood);
+    beside_run(*state, ping_flood);
 }
 
 static int left_fd;
@@ -763,7 +679,7 @@ static void a_server_that_ends_says_so(void **state)
 {
     struct fixture *f = *state;
 
-    run(f, stays);
+    beside_run(f, stays);
     http_server_free(f->server);
     f->server = NULL;
     assert_int_equal(f->n_closed, 1);
