@@ -165,9 +165,9 @@ static void files_with_several_names_stay_one(void **state)
     struct fixture *f = *state;
     const struct piece tree[] = {
         {ENTRY(GUEST_FILE, "t/a", 0640), "hello", 5},
+        {HARD("t/a", "t/a"), NULL, 0},
         {HARD("t/sub/b", "t/a"), NULL, 0},
         {HARD("t/was", "t/a"), NULL, 0},
-        {HARD("t/a", "t/a"), NULL, 0},
         {{0}, NULL, 0},
     };
     struct work w;
