@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "agent/worker.h"
@@ -139,6 +140,34 @@ static int put_content(struct walk *w, int fd, off_t size, struct err *e)
     return 0;
 }
 
+/* Since its directory was read; errno says why it cannot be had. */
+static bool is_gone(const struct walk *w)
+{
+    return w->depth > 0 && (errno == ENOENT || errno == ESRCH);
+}
+
+/* What is mounted here is the running kernel's word, and no files. <linux/magic.h> */
+static bool is_kernels(int fd)
+{
+    static const unsigned long magics[] = {
+        0x9fa0,     /* proc */
+        0x62656572, /* sysfs */
+        0x63677270, /* cgroup2 */
+        0x1cd1,     /* devpts */
+        0x64626720, /* debugfs */
+        0x74726163, /* tracefs */
+        0x73636673, /* securityfs */
+        0xcafe4a11, /* bpf */
+    };
+    struct statfs fs;
+
+    for (size_t i = 0; fstatfs(fd, &fs) == 0 && i < sizeof(magics) / sizeof(magics[0]); i++) {
+        if ((unsigned long)fs.f_type == magics[i])
+            return true;
+    }
+    return false;
+}
+
 static int put_file(struct walk *w, int dir_fd, const char *name, struct err *e)
 {
     /* It was a file a moment ago; should it be a pipe by now, nobody waits for it. */
@@ -149,7 +178,7 @@ static int put_file(struct walk *w, int dir_fd, const char *name, struct err *e)
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(e, "open %s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "open %s", w->path);
     if (!S_ISREG(st.st_mode))
         return 0;
     first = w->hard_links ? first_name(&w->names, &st, w->path) : NULL;
@@ -200,11 +229,15 @@ static int put_directory(struct walk *w, int parent_fd, const char *name, struct
     int rc = 0;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(e, "open %s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "open %s", w->path);
     if (w->depth == DEPTH_MAX)
-        return err_set(e, ERR_LIMIT, "%s: more than %d levels deep", w->path, DEPTH_MAX);
+        return err_set(e, ERR_LIMIT, "more than %d levels deep: %s", DEPTH_MAX, w->path);
     fill_entry(&entry, &st, w->path, NULL);
-    if (put_entry(w->to, &entry, e) < 0 || read_names(fd, &names, w->path, e) < 0)
+    if (put_entry(w->to, &entry, e) < 0)
+        return -1;
+    if (w->depth > 0 && st.st_dev != w->above[w->depth - 1].dev && is_kernels(fd))
+        return 0;
+    if (read_names(fd, &names, w->path, e) < 0)
         return -1;
     w->above[w->depth].dev = st.st_dev;
     w->above[w->depth++].ino = st.st_ino;
@@ -255,7 +288,7 @@ static int put_any(struct walk *w, int dir_fd, const char *name, struct err *e)
     struct stat st;
 
     if (look(w, dir_fd, name, &st) < 0)
-        return errno == ENOENT && w->depth > 0 ? 0 /* gone since */ : err_errno(e, "%s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "%s", w->path);
     if (S_ISDIR(st.st_mode))
         return put_directory(w, dir_fd, name, e);
     if (S_ISLNK(st.st_mode))

@@ -186,7 +186,7 @@ int pack_tree(const struct pack *p, struct err *e)
 struct unpack {
     struct tar_reader *tar;
     struct archive *disk;
-    const char *as;
+    struct unpack_as as;
     bool is_skipped; /* the present entry */
     struct err err;
 };
@@ -201,9 +201,11 @@ static char *name_here(const struct unpack *u, const char *path)
 {
     const char *rest = strchr(path, '/');
 
-    if (!*u->as)
+    if (u->as.is_nameless)
+        return mem_printf("%s%s%s", u->as.as, *u->as.as ? "/" : "", path);
+    if (!*u->as.as)
         return rest ? mem_strdup(rest + 1) : NULL;
-    return mem_printf("%s%s", u->as, rest ? rest : "");
+    return mem_printf("%s%s", u->as.as, rest ? rest : "");
 }
 
 static bool on_entry(void *arg, const struct guest_entry *entry)
@@ -250,11 +252,11 @@ static size_t on_data(void *arg, const void *data, size_t len)
 
 static const struct tar_sink sink = {on_entry, on_data};
 
-struct unpack *unpack_new(const char *as, bool keep_owner)
+struct unpack *unpack_new(const struct unpack_as *as, bool keep_owner)
 {
     struct unpack *u = mem_new(struct unpack);
 
-    u->as = as;
+    u->as = *as;
     u->tar = tar_reader_new(&sink, u);
     u->disk = archive_write_disk_new();
     if (!u->disk)

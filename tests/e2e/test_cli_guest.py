@@ -361,6 +361,19 @@ def test_cp_keeps_what_has_several_names_one_file_and_leaves_out_what_is_none(da
     assert in_guest(daemon, "cd /tmp/there; stat -c %h one sub/there/one; cat sub/two") == "3\n3\none file"
 
 
+def test_cp_of_the_whole_root_leaves_out_what_the_kernel_shows_there(daemon, box, tmp_path):
+    in_guest(daemon, "rm -rf /tmp/*; echo x > /tmp/file")
+    hypeman(daemon, "cp", "box:/", "all", cwd=tmp_path)
+    assert (tmp_path / "all/bin/busybox").read_bytes() == open("/bin/busybox", "rb").read()
+    assert (tmp_path / "all/tmp/file").read_text() == "x\n"
+    assert os.listdir(tmp_path / "all/proc") == os.listdir(tmp_path / "all/sys") == []
+    hypeman(daemon, "cp", "box:/tmp/..", "again", cwd=tmp_path)
+    (tmp_path / "here").mkdir()
+    hypeman(daemon, "cp", "box:/", "here", cwd=tmp_path)
+    assert sorted(os.listdir(tmp_path / "again")) == sorted(os.listdir(tmp_path / "here")) == sorted(os.listdir(tmp_path / "all"))
+    hypeman(daemon, "cp", "box:/proc/sys/kernel/ostype", "asked", cwd=tmp_path)  # if it is named, it is copied, as it is
+
+
 def test_a_guest_cannot_make_cp_link_to_what_is_outside(daemon, box, tmp_path):
     """As an archive of its own making would have it; ours is made by hand, and unpacked by the same code on the way in."""
     in_guest(daemon, "rm -rf /tmp/*; mkdir -p /tmp/in; echo secret > /tmp/secret")
