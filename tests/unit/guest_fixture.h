@@ -106,7 +106,7 @@ static inline void on_entry(void *owner, const struct guest_entry *entry)
 
     buf_printf(&w->names,
                "%c %s%s%s\n",
-               "fdl?"[entry->kind],
+               "fdl?h"[entry->kind],
                entry -> path,
                entry -> link_target ? " -> " : "",
                entry->link_target ? entry->link_target : "");
@@ -156,7 +156,8 @@ static inline struct fixture *make(bool start_agent)
     live_attach(&f->world,
                 f->row,
                 (int)syscall(SYS_pidfd_open, start_agent ? f->agent : getpid(), 0),
-                f->dir_fd, NULL);
+                f->dir_fd,
+                NULL);
     return f;
 }
 
