@@ -1,7 +1,7 @@
 # The front door. Everything real is in meson.build; each target sets up what it needs.
 BUILD ?= build
 
-.PHONY: all build demo test test-faults gigabyte bench lint install clean
+.PHONY: all build demo test test-faults test-systemd gigabyte bench lint install clean
 all: build
 
 $(BUILD)/build.ninja:
@@ -27,6 +27,11 @@ gigabyte: build
 test-faults: build
 	tools/deps --test
 	HYPEMAN_EVERY_STEP=1 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_faults.py
+
+# Debian's own systemd as a guest, out of its packages (fetched once); a few minutes.
+test-systemd: build
+	tools/deps --systemd
+	HYPEMAN_SYSTEMD=1 HYPEMAN_BUILD=$(BUILD) /usr/bin/python3 -m pytest -q tests/e2e/test_systemd.py
 
 bench: build
 	tools/bench $(BUILD)

@@ -79,7 +79,7 @@ static void until_answer(uint32_t address)
 }
 
 struct answers {
-    struct samples request, reconfigured, answer, total;
+    struct samples request, reconfigured, answer, total, deleted;
     struct phases phases;
 };
 
@@ -119,7 +119,9 @@ static void fork_and_ask(struct bench *b, struct answers *a, bool reconfigures)
     samples_add(&a->answer, (now_us() - ready) / 1000);
     samples_add(&a->total, (now_us() - began) / 1000);
     phases_add(b, &a->phases, "instances.fork", json_string_value(json_object_get(doc, "id")));
+    began = now_us();
     delete_vm(b, "fork");
+    samples_add(&a->deleted, (now_us() - began) / 1000);
 }
 
 static void answers_free(struct answers *a)
@@ -128,6 +130,7 @@ static void answers_free(struct answers *a)
     samples_free(&a->reconfigured);
     samples_free(&a->answer);
     samples_free(&a->total);
+    samples_free(&a->deleted);
     phases_free(&a->phases);
 }
 
@@ -145,6 +148,7 @@ static void print_answers(struct bench *b, struct answers *ours, struct answers 
     bench_row(b, "reconfigured_agent_call", "ms", &agents->reconfigured);
     bench_row(b, "reconfigured_to_first_answer", "ms", &agents->answer);
     bench_row(b, "reconfigured_fork_and_answer", "ms", &agents->total);
+    bench_row(b, "delete_request", "ms", &ours->deleted);
     phases_rows(b, &ours->phases);
     samples_free(&ratio);
 }

@@ -5,8 +5,11 @@
  * network namespaces.
  */
 #include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #include "base/mem.h"
@@ -114,6 +117,45 @@ static void measure_binds(struct pool *p, struct samples *bind, struct samples *
     net_release(p->net, s);
 }
 
+/* --- whether a claim asks the kernel for anything --- */
+
+static atomic_char gate = SYSCALL_DISPATCH_FILTER_ALLOW;
+static volatile sig_atomic_t called;
+
+static void on_call(int number)
+{
+    (void)number;
+    atomic_store(&gate, SYSCALL_DISPATCH_FILTER_ALLOW); /* the way back is one as well */
+    called = 1;
+}
+
+static void watch_calls(void)
+{
+    struct sigaction a = {.sa_handler = on_call};
+
+    if (sigaction(SIGSYS, &a, NULL) < 0 ||
+        prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, &gate) < 0)
+        give_up("watch system calls: %m");
+}
+
+struct claims {
+    struct samples took, calls;
+};
+
+static struct net_slot *claim(struct pool *p, struct claims *c)
+{
+    int64_t began = now_ns();
+    struct net_slot *s;
+
+    called = 0;
+    atomic_store(&gate, SYSCALL_DISPATCH_FILTER_BLOCK);
+    s = take(p, 0);
+    atomic_store(&gate, SYSCALL_DISPATCH_FILTER_ALLOW);
+    samples_add(&c->took, (double)(now_ns() - began));
+    samples_add(&c->calls, called);
+    return s;
+}
+
 static void pool_row(struct bench *b, unsigned n, const char *what, const char *unit,
                      const struct samples *s)
 {
@@ -125,7 +167,7 @@ static void pool_row(struct bench *b, unsigned n, const char *what, const char *
 
 static void measure_pool(struct bench *b, unsigned n)
 {
-    struct samples claim = {0};
+    struct claims claims = {0};
     struct samples bind = {0};
     struct samples back = {0};
     struct samples made = {0};
@@ -134,18 +176,15 @@ static void measure_pool(struct bench *b, unsigned n)
 
     pool_open(&p, n);
     samples_add(&made, n * 1e6 / settle(&p));
-    for (unsigned i = 0; i < n; i++) {
-        int64_t began = now_ns();
-
-        taken[i] = take(&p, 0);
-        samples_add(&claim, (double)(now_ns() - began));
-    }
+    for (unsigned i = 0; i < n; i++)
+        taken[i] = claim(&p, &claims);
     for (unsigned i = 0; i < n; i++)
         net_release(p.net, taken[i]);
     (void)settle(&p);
     measure_binds(&p, &bind, &back);
     pool_row(b, n, "refill", "per_s", &made);
-    pool_row(b, n, "claim", "ns", &claim);
+    pool_row(b, n, "claim", "ns", &claims.took);
+    pool_row(b, n, "claim_made_a_system_call", "calls", &claims.calls);
     pool_row(b, n, "bind_kept_address", "us", &bind);
     pool_row(b, n, "released_to_reusable", "us", &back);
     net_stop(p.net);
@@ -153,7 +192,8 @@ static void measure_pool(struct bench *b, unsigned n)
     loop_free(p.loop);
     free(taken);
     samples_free(&made);
-    samples_free(&claim);
+    samples_free(&claims.took);
+    samples_free(&claims.calls);
     samples_free(&bind);
     samples_free(&back);
 }
@@ -232,6 +272,7 @@ void bench_network(struct bench *b)
     measure_first_answers(b);
     if (unshare(CLONE_NEWNET) < 0)
         give_up("make a network namespace: %m");
+    watch_calls();
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         measure_pool(b, sizes[i]);
     measure_connections(b);

@@ -216,6 +216,21 @@ void channel_hello(struct channel *c, const char *nonce)
     channel_flush(c);
 }
 
+/* Zeros fill up a frame that was cut, and are frames of no meaning; then comes a greeting that
+ * answers none. */
+void channel_announce(struct channel *c)
+{
+    static const char zeros[1024];
+    static const char nobody[] = "00000000000000000000000000000000";
+
+    if (!c->is_up || c->listener.fd >= 0)
+        return;
+    while (c->out.len < FRAME_HEADER + FRAME_MAX)
+        buf_append(&c->out, zeros, sizeof(zeros));
+    frame_put_hello(&c->out, nobody);
+    channel_flush(c);
+}
+
 void channel_put(struct channel *c, uint8_t type, uint32_t stream, const struct buf *json)
 {
     if (!c->is_ours)

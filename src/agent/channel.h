@@ -41,6 +41,12 @@ void channel_close(struct channel *c);
 /* A frame, 1, or 0 when there is none for now. Reads what is there; sees the host come and go. */
 int channel_next(struct channel *c, struct frame *out);
 
+/*
+ * By an agent that follows one that was killed: on a serial port the host still speaks to that, and
+ * is made to connect anew. On a vsock it knows.
+ */
+void channel_announce(struct channel *c);
+
 /* Queues a frame and sends what the host takes; the rest goes with the next calls. */
 void channel_hello(struct channel *c, const char *nonce);
 void channel_put(struct channel *c, uint8_t type, uint32_t stream, const struct buf *json);

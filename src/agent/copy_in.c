@@ -145,6 +145,26 @@ static int put_symlink(const struct copy *c, int parent_fd, const char *name, st
     return 0;
 }
 
+/* One more name for what came before, whatever had that name. */
+static int put_hard_link(const struct copy *c, int parent_fd, const char *name, struct err *e)
+{
+    const struct guest_entry *entry = &c->entry;
+    auto_close int target_fd = beneath_open(c->root_fd, entry->link_target, O_PATH | O_NOFOLLOW, 0);
+    struct stat target;
+    struct stat st;
+
+    if (target_fd < 0 || fstat(target_fd, &target) < 0)
+        return err_errno(e, "cannot link %s to %s", entry->path, entry->link_target);
+    if (fstatat(parent_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == target.st_dev &&
+        st.st_ino == target.st_ino)
+        return 0;
+    if (unlinkat(parent_fd, name, 0) < 0 && errno == EISDIR)
+        return err_set(e, ERR_INVALID, "cannot make a link: %s is a directory", entry->path);
+    if (linkat(target_fd, "", parent_fd, name, AT_EMPTY_PATH) < 0)
+        return err_errno(e, "cannot link %s to %s", entry->path, entry->link_target);
+    return 0;
+}
+
 /* Links are followed, as cp does it; whatever is there and is no file is neither opened nor waited
  * for. */
 static int put_file(struct copy *c, struct err *e)
@@ -183,6 +203,8 @@ static int put_entry(struct copy *c, const struct frame *f, struct err *e)
         return err_set(e, ERR_INVALID, "cannot copy file: %s is a directory", c->entry.path);
     if (c->entry.kind == GUEST_SYMLINK)
         return put_symlink(c, parent_fd, name, e);
+    if (c->entry.kind == GUEST_HARD_LINK)
+        return put_hard_link(c, parent_fd, name, e);
     if (c->entry.kind == GUEST_FILE)
         return put_file(c, e);
     return err_set(e, ERR_INVALID, "%s is neither a file, a directory nor a link", c->entry.path);

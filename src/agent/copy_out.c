@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "agent/worker.h"
@@ -19,12 +20,15 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "wire/entry.h"
+#include "wire/first_names.h"
 
 enum { DEPTH_MAX = 256, ZEROS_MAX = WINDOW_OF_COPY / 4 };
 
 struct walk {
     struct worker *to;
     bool follow;
+    bool hard_links; /* as such */
+    struct first_names names;
     uint64_t bytes;
     size_t depth;
     struct {
@@ -136,19 +140,55 @@ static int put_content(struct walk *w, int fd, off_t size, struct err *e)
     return 0;
 }
 
+/* Since its directory was read; errno says why it cannot be had. */
+static bool is_gone(const struct walk *w)
+{
+    return w->depth > 0 && (errno == ENOENT || errno == ESRCH);
+}
+
+/* What is mounted here is the running kernel's word, and no files. <linux/magic.h> */
+static bool is_kernels(int fd)
+{
+    static const unsigned long magics[] = {
+        0x9fa0,     /* proc */
+        0x62656572, /* sysfs */
+        0x63677270, /* cgroup2 */
+        0x1cd1,     /* devpts */
+        0x64626720, /* debugfs */
+        0x74726163, /* tracefs */
+        0x73636673, /* securityfs */
+        0xcafe4a11, /* bpf */
+    };
+    struct statfs fs;
+
+    for (size_t i = 0; fstatfs(fd, &fs) == 0 && i < sizeof(magics) / sizeof(magics[0]); i++) {
+        if ((unsigned long)fs.f_type == magics[i])
+            return true;
+    }
+    return false;
+}
+
 static int put_file(struct walk *w, int dir_fd, const char *name, struct err *e)
 {
     /* It was a file a moment ago; should it be a pipe by now, nobody waits for it. */
     auto_close int fd = openat(
         dir_fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (w->follow ? 0 : O_NOFOLLOW));
     struct guest_entry entry;
+    const char *first;
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(e, "open %s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "open %s", w->path);
     if (!S_ISREG(st.st_mode))
         return 0;
+    first = w->hard_links ? first_name(&w->names, &st, w->path) : NULL;
     fill_entry(&entry, &st, w->path, NULL);
+    if (first) {
+        entry.kind = GUEST_HARD_LINK;
+        entry.link_target = first;
+        entry.size = 0;
+        return put_entry(w->to, &entry, e);
+    }
     if (put_entry(w->to, &entry, e) < 0)
         return -1;
     return put_content(w, fd, st.st_size, e);
@@ -189,11 +229,15 @@ static int put_directory(struct walk *w, int parent_fd, const char *name, struct
     int rc = 0;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(e, "open %s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "open %s", w->path);
     if (w->depth == DEPTH_MAX)
-        return err_set(e, ERR_LIMIT, "%s: more than %d levels deep", w->path, DEPTH_MAX);
+        return err_set(e, ERR_LIMIT, "more than %d levels deep: %s", DEPTH_MAX, w->path);
     fill_entry(&entry, &st, w->path, NULL);
-    if (put_entry(w->to, &entry, e) < 0 || read_names(fd, &names, w->path, e) < 0)
+    if (put_entry(w->to, &entry, e) < 0)
+        return -1;
+    if (w->depth > 0 && st.st_dev != w->above[w->depth - 1].dev && is_kernels(fd))
+        return 0;
+    if (read_names(fd, &names, w->path, e) < 0)
         return -1;
     w->above[w->depth].dev = st.st_dev;
     w->above[w->depth++].ino = st.st_ino;
@@ -244,7 +288,7 @@ static int put_any(struct walk *w, int dir_fd, const char *name, struct err *e)
     struct stat st;
 
     if (look(w, dir_fd, name, &st) < 0)
-        return errno == ENOENT && w->depth > 0 ? 0 /* gone since */ : err_errno(e, "%s", w->path);
+        return is_gone(w) ? 0 : err_errno(e, "%s", w->path);
     if (S_ISDIR(st.st_mode))
         return put_directory(w, dir_fd, name, e);
     if (S_ISLNK(st.st_mode))
@@ -268,9 +312,10 @@ static char *base_name(const char *path)
     return mem_strdup(*slash == '\0' || strcmp(slash, "..") == 0 ? "." : slash);
 }
 
-void copy_out(struct worker *to, const char *path, bool follow_links)
+void copy_out(struct worker *to, const char *path, bool follow_links, bool hard_links)
 {
-    struct walk w = {.to = to, .follow = follow_links, .path = base_name(path)};
+    struct walk w = {
+        .to = to, .follow = follow_links, .hard_links = hard_links, .path = base_name(path)};
     struct err e = {0};
     int error = 0;
 
@@ -282,6 +327,7 @@ void copy_out(struct worker *to, const char *path, bool follow_links)
         }
     }
     free(w.path);
+    first_names_free(&w.names);
     worker_done(to, w.bytes, error, &e);
 }
 

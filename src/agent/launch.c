@@ -78,11 +78,11 @@ void launch_env(struct launch *l, const struct guest_config *c)
     launch_setenv_default(l, "HYPEMAN_IP", c->network.outer_address);
 }
 
-static _Noreturn void child_fail(int report_fd, const char *what)
+static _Noreturn void child_fail(int report_fd, const char *what, const char *which)
 {
     struct launch_failure f = {.error = errno};
 
-    (void)snprintf(f.what, sizeof(f.what), "%s", what);
+    (void)snprintf(f.what, sizeof(f.what), "%s%s", what, which);
     (void)!write(report_fd, &f, sizeof(f));
     _exit(CODE_NOT_EXECUTABLE);
 }
@@ -142,17 +142,17 @@ static _Noreturn void child(const struct launch *l, int report_fd)
     (void)umask(022);
     take_stdio(l);
     if (chdir(l->workdir) < 0)
-        child_fail(report_fd, "enter the working directory");
+        child_fail(report_fd, "enter the working directory ", l->workdir);
     if (setgroups(l->user.groups_n, l->user.groups) < 0 || setgid(l->user.gid) < 0 ||
         setuid(l->user.uid) < 0)
-        child_fail(report_fd, "become the user");
+        child_fail(report_fd, "become the user", "");
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (strchr(l->command.v[0], '/'))
         (void)execve(l->command.v[0], l->command.v, l->env.v);
     else
         exec_in_path(l, path < l->env.n ? l->env.v[path] + strlen("PATH=") : "");
-    child_fail(report_fd, "");
+    child_fail(report_fd, "", "");
 }
 
 /*

@@ -43,7 +43,7 @@ void launch_setenv_default(struct launch *l, const char *name, const char *value
 /* What the child could not do: what[0] is '\0' when it was the exec. */
 struct launch_failure {
     int error;
-    char what[60];
+    char what[300]; /* within what a pipe takes at once */
 };
 
 /* The pid, and where a launch_failure arrives, or the end of the file once the program runs. */

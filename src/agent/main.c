@@ -438,6 +438,8 @@ static _Noreturn void serve(struct agent *a)
     }
     a->exit.incarnation = a->config.incarnation;
     a->started_at_us = wall_us();
+    if (!service_is_first())
+        channel_announce(&a->channel);
     run(a);
     write_exit_record(a);
     deliver_report(a);

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 
 #define PROGRAM "/run/hypeman/agent"
+#define SERVED "/run/hypeman/served"
 #define UNITS "/run/systemd/system"
 #define WANTS UNITS "/sysinit.target.wants"
 #define UNIT "hypeman-agent.service"
@@ -136,6 +137,13 @@ int init_become(const struct guest_config *c, int *code_out, struct err *e)
     become(&l);
     f.error = errno;
     return launch_explain(&f, l.command.v[0], code_out, e);
+}
+
+bool service_is_first(void)
+{
+    auto_close int fd = open(SERVED, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+    return fd >= 0 || errno != EEXIST;
 }
 
 void init_stop(void)

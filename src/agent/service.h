@@ -20,4 +20,5 @@ int init_prepare(struct err *e); /* /run, before anything is written there */
 /* Becomes the init, or returns with a shell's code. */
 int init_become(const struct guest_config *c, int *code_out, struct err *e);
 
-void init_stop(void); /* asks it to end the guest */
+bool service_is_first(void); /* no other one has served since the guest came up; asked once */
+void init_stop(void);        /* asks it to end the guest */

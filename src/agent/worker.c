@@ -21,6 +21,7 @@ enum {
 struct request {
     char *path;
     bool follow;
+    bool hard_links;
 };
 
 static int read_request(struct request *r, const char *json, size_t len, struct err *e)
@@ -33,6 +34,8 @@ static int read_request(struct request *r, const char *json, size_t len, struct 
             jread_text(&j, &r->path);
         else if (strcmp(key, "follow") == 0)
             r->follow = jread_bool(&j);
+        else if (strcmp(key, "hard_links") == 0)
+            r->hard_links = jread_bool(&j);
         else
             jread_skip(&j);
     }
@@ -61,7 +64,7 @@ static _Noreturn void child(struct stream *st, const struct request *r,
     if (st->type == FRAME_COPY_IN)
         copy_in(&w, r->path);
     else if (st->type == FRAME_COPY_OUT)
-        copy_out(&w, r->path, r->follow);
+        copy_out(&w, r->path, r->follow, r->hard_links);
     else
         stat_path(&w, r->path, r->follow);
     _exit(0);

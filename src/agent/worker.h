@@ -38,5 +38,5 @@ void worker_done(struct worker *w, uint64_t bytes, int error, const struct err *
 
 /* The work itself (copy_in.c, copy_out.c). They return when they have said FRAME_DONE. */
 void copy_in(struct worker *w, const char *root);
-void copy_out(struct worker *w, const char *path, bool follow_links);
+void copy_out(struct worker *w, const char *path, bool follow_links, bool hard_links);
 void stat_path(struct worker *w, const char *path, bool follow_links);

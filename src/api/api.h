@@ -39,7 +39,7 @@ struct api_limits {
 
 struct api {
     struct vm_world *world;
-    const char *default_reason; /* why it is the next */
+    const char *default_reason;              /* why it is the next */
     const struct vmm_driver *default_driver; /* NULL: this host can run none */
     const char *version;                     /* of this build */
     const char *secret;                      /* of the tokens' signatures */
@@ -54,10 +54,11 @@ enum { MAX_PATH_PARAMS = 2 };
 struct call {
     struct api *api;
     struct http_request *http;
-    char *params[MAX_PATH_PARAMS]; /* decoded */
-    json_t *body;                  /* an object, or NULL when there was none */
-    struct instance *row;          /* of an instance's route: good for this turn of the loop only */
-    atomic_bool is_abandoned;      /* the client went away; see call_watch() */
+    char *params[MAX_PATH_PARAMS];    /* decoded */
+    json_t *body;                     /* an object, or NULL when there was none */
+    char subject[TOKEN_SUBJECT_SIZE]; /* who calls: the token's, or of the unix socket "uid 0" */
+    struct instance *row;     /* of an instance's route: good for this turn of the loop only */
+    atomic_bool is_abandoned; /* the client went away; see call_watch() */
 };
 
 struct route {
@@ -92,9 +93,8 @@ void call_watch(struct call *c);
 /* For a call whose request became a stream: frees the rest. */
 void call_done(struct call *c);
 
-/* 401 and 403; the contract's first family of errors. */
-int api_authorize(const struct api *api, const struct http_request *req, uint32_t scopes,
-                  struct err *e);
+/* 401 and 403; the contract's first family of errors. Sets the subject. */
+int api_authorize(struct call *c, uint32_t scopes, struct err *e);
 
 /* --- shapes --- */
 /* What a POST /instances asks for; NULL and e. */

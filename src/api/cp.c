@@ -198,6 +198,11 @@ static void on_entry(void *owner, const struct guest_entry *entry)
         fail(x, &e, x->path);
         return;
     }
+    if (!x->is_tar && entry->kind == GUEST_HARD_LINK) {
+        err_set(&e, ERR_INTERNAL, "the guest sends a hard link, which it was not asked for");
+        fail(x, &e, NULL);
+        return;
+    }
     if (!x->is_tar && (!is_text(entry->path) || !is_text(target))) {
         refuse_name(is_text(entry->path) ? target : entry->path, &e);
         fail(x, &e, entry->path);
@@ -244,6 +249,7 @@ static void on_data(void *owner, enum guest_channel from, const void *data, size
         return;
     }
     x->left -= len;
+    x->s.bytes += len;
     if (x->is_tar)
         guest_socket_send(&x->s, WS_BINARY, bytes, len, len);
     for (size_t at = 0; !x->is_tar && at < len; at += CHUNK)
@@ -258,9 +264,10 @@ static void out_ended(struct copy *x, const struct guest_end *end)
         err_set(&e, ERR_INVALID, "this is no file, directory or link");
     /* The official TypeScript client takes a close that comes before it has written its last file
      * for a failure; all official clients leave by themselves. */
-    if (end->ok && x->in_entry && end_entry(x, true, &e) == 0)
+    if (end->ok && x->in_entry && end_entry(x, true, &e) == 0) {
+        x->s.succeeded = true;
         guest_socket_done(&x->s);
-    else
+    } else
         fail(x, &e, *x->path ? x->path : NULL);
 }
 
@@ -352,6 +359,8 @@ static void on_writable(void *owner)
 
 static void in_ended(struct copy *x, const struct guest_end *end)
 {
+    x->s.bytes = end->bytes;
+    x->s.succeeded = end->ok;
     /* A guest that is lost is no answer of the guest's. */
     if (!end->ok && (end->err.code == ERR_BAD_STATE || end->err.code == ERR_TIMEOUT)) {
         fail(x, &end->err, NULL);
@@ -436,6 +445,8 @@ static int begin(struct guest_socket *s, struct instance *row, const json_t *doc
 
     if (decode(x, doc, &r, e) < 0)
         return -1;
+    trace_text(&s->trace, "direction", r.direction ? r.direction : "");
+    trace_text(&s->trace, "guest_path", r.path);
     if (r.direction && strcmp(r.direction, "to") == 0)
         return begin_to(x, row, &r, e);
     if (!r.direction || strcmp(r.direction, "from") != 0)
@@ -443,7 +454,8 @@ static int begin(struct guest_socket *s, struct instance *row, const json_t *doc
                        ERR_INVALID,
                        "invalid direction: %.100s (must be 'to' or 'from')",
                        r.direction ? r.direction : "");
-    s->guest = guest_copy_out(row, r.path, r.follow_links, &s->kind->events, s, e);
+    s->guest = guest_copy_out(
+        row, &(struct guest_tree){r.path, r.follow_links, x->is_tar}, &s->kind->events, s, e);
     return s->guest ? 0 : -1;
 }
 
@@ -459,6 +471,7 @@ static void copy_free(struct guest_socket *s)
 
 static const struct guest_socket_kind kind = {
     .name = "cp",
+    .span = "cp.session",
     .survives_hangup = true,
     .events = {.data = on_data, .entry = on_entry, .writable = on_writable, .ended = on_ended},
     .begin = begin,

@@ -57,6 +57,7 @@ static void send_output(struct exec *x, enum guest_channel from, const void *dat
 
 static void on_data(void *owner, enum guest_channel from, const void *data, size_t len)
 {
+    of(owner)->s.bytes += len;
     send_output(of(owner), from, data, len);
 }
 
@@ -88,6 +89,8 @@ static void on_ended(void *owner, const struct guest_end *end)
     char how[64];
 
     if (end->ok) {
+        x->s.succeeded = true;
+        trace_count(&x->s.trace, "exit_code", end->code);
         send_exit(x, end->code);
         (void)snprintf(how, sizeof(how), "exit code %d", end->code);
     } else {
@@ -230,6 +233,8 @@ static int begin(struct guest_socket *s, struct instance *row, const json_t *doc
     if (decode(x, doc, &command, e) < 0 || take_words(doc, &words, e) < 0 ||
         take_env(doc, &env, e) < 0)
         return -1;
+    trace_text(
+        &s->trace, "command", words.v[0]); /* without its arguments: there are secrets in these */
     command.argv = (const char *const *)words.v;
     command.env = (const char *const *)env.v;
     s->guest = guest_exec(row, &command, &s->kind->events, s, e);
@@ -243,6 +248,7 @@ static void exec_free(struct guest_socket *s)
 
 static const struct guest_socket_kind kind = {
     .name = "exec",
+    .span = "exec.session",
     .events = {.data = on_data, .writable = on_writable, .ended = on_ended},
     .begin = begin,
     .input = input,

@@ -16,9 +16,19 @@ enum {
     KEPT_MAX = WS_PIECE_MAX + WS_AFTER_PAUSE + WEBSOCKET_TEXT_MAX,
 };
 
+static void finish_trace(struct guest_socket *s)
+{
+    if (s->trace.n == 0)
+        return; /* it never was a socket */
+    trace_count(&s->trace, "bytes_transferred", (int64_t)s->bytes);
+    trace_count(&s->trace, "success", s->succeeded);
+    trace_finish(&s->world->sessions, &s->trace, !s->succeeded);
+}
+
 static void let_go(struct guest_socket *s)
 {
     loop_timer_stop(s->world->loop, &s->patience);
+    finish_trace(s);
     guest_close(s->guest);
     buf_free(&s->kept);
     s->kind->free(s);
@@ -26,12 +36,13 @@ static void let_go(struct guest_socket *s)
 
 void guest_socket_finish(struct guest_socket *s, enum ws_code code, const char *how)
 {
-    log_info("%s in %s (%s): %s after %" PRId64 " ms",
+    log_info("%s in %s (%s) by %s: %s after %" PRId64 " ms",
              s->kind->name,
              s->name,
              s->id,
+             s->trace.texts[0].value,
              how,
-             clock_ms() - s->began_ms);
+             (clock_us() - s->trace.spans[0].start_us) / 1000);
     websocket_close(s->ws, code);
     let_go(s);
 }
@@ -220,7 +231,6 @@ void guest_socket_open(struct call *c, struct guest_socket *s, const struct gues
     s->world = c->api->world;
     s->kind = kind;
     s->patience.fn = on_patience;
-    s->began_ms = clock_ms();
     s->kept = BUF(KEPT_MAX);
     memcpy(s->id, c->row->id, sizeof(s->id));
     (void)snprintf(s->name, sizeof(s->name), "%s", c->row->spec->name);
@@ -234,6 +244,8 @@ void guest_socket_open(struct call *c, struct guest_socket *s, const struct gues
         call_fail(c, &e);
         return;
     }
+    trace_begin(&s->trace, kind->span, s->id);
+    trace_text(&s->trace, "subject", c->subject);
     loop_timer_start(s->world->loop, &s->patience, PATIENCE_MS);
     call_done(c);
 }

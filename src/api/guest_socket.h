@@ -23,6 +23,7 @@ struct guest_socket;
 
 struct guest_socket_kind {
     const char *name;     /* for the log: "exec" */
+    const char *span;     /* for traces: "cp.session" */
     bool survives_hangup; /* what a client that has left had sent is still carried out */
     struct guest_events events;
 
@@ -47,8 +48,10 @@ struct guest_socket {
     char id[ID_SIZE];
     char name[64];
     struct websocket *ws;
+    struct trace trace;
+    bool succeeded;        /* for the trace, when it ends; so is the next */
+    uint64_t bytes;        /* of a command's output, of files */
     struct timer patience; /* for the first message, and for the client to leave */
-    int64_t began_ms;
 
     struct guest_stream *guest; /* NULL before it begins */
     bool has_begun;

@@ -132,7 +132,7 @@ static int take_body(struct call *c, struct err *e)
 
 static int prepare(struct call *c, const struct route *route, struct err *e)
 {
-    if (api_authorize(c->api, c->http, route->scopes, e) < 0 ||
+    if (api_authorize(c, route->scopes, e) < 0 ||
         take_params(c, route->path, http_path(c->http), e) < 0)
         return -1;
     /* A planned operation may take another form of body; it does not matter which. */

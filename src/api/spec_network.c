@@ -59,7 +59,8 @@ static int decode_port(const json_t *item, struct port_map *p, struct err *e)
     p->is_udp = protocol && strcmp(protocol, "udp") == 0;
     if (protocol && !p->is_udp && strcmp(protocol, "tcp") != 0)
         return json_bad(e, "invalid_ports", "must be tcp or udp", "protocol");
-    if (ip && *ip && !address_parse(ip, &p->host_ip))
+    if (ip && *ip &&
+        (!address_parse(ip, &p->host_ip) || (p->host_ip && !address_is_single(p->host_ip))))
         return json_bad(e, "invalid_ports", "must be an IPv4 address of the host", "host_ip");
     return 0;
 }

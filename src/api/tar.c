@@ -296,16 +296,38 @@ static int judge(struct tar_reader *r, const char *path, struct err *e)
         r->state = SKIP;
         return 0;
     case '1':
-        return err_set(e,
-                       ERR_UNSUPPORTED,
-                       "%.200s is a hard link, which cannot be carried; pack with "
-                       "--hard-dereference",
-                       path);
+        r->entry.kind = GUEST_HARD_LINK;
+        break;
     default:
         return err_set(e, ERR_UNSUPPORTED, "%.200s: a kind of entry that cannot be carried", path);
     }
     r->state = *r->entry_path ? OFFER : SKIP; /* "./" is where the entries go to */
     return 0;
+}
+
+/* A hard link leads to another path of the archive. */
+static int resolve_link(struct tar_reader *r, const char *path, struct err *e)
+{
+    char *target;
+
+    if (r->entry.kind != GUEST_HARD_LINK)
+        return 0;
+    target = clean_path(r->entry_link);
+    if (!target || !*target) {
+        free(target);
+        return err_set(e,
+                       ERR_INVALID,
+                       "%.200s: a hard link to %.200s, which is no path of the archive",
+                       path,
+                       r->entry_link);
+    }
+    replace(&r->entry_link, target);
+    return 0;
+}
+
+static bool is_link(const struct guest_entry *entry)
+{
+    return entry->kind == GUEST_SYMLINK || entry->kind == GUEST_HARD_LINK;
 }
 
 static int take_entry(struct tar_reader *r, struct err *e)
@@ -317,10 +339,13 @@ static int take_entry(struct tar_reader *r, struct err *e)
     replace(&r->entry_path, clean_path(path));
     replace(&r->entry_link, r->link ? r->link : mem_printf("%.100s", r->block.link));
     r->link = NULL;
-    rc = fill_entry(r, e) < 0 || check_names(r, path, e) < 0 || judge(r, path, e) < 0 ? -1 : 0;
+    rc = fill_entry(r, e) < 0 || check_names(r, path, e) < 0 || judge(r, path, e) < 0 ||
+                 resolve_link(r, path, e) < 0
+             ? -1
+             : 0;
     free(path);
     r->entry.path = r->entry_path;
-    r->entry.link_target = r->entry.kind == GUEST_SYMLINK ? r->entry_link : NULL;
+    r->entry.link_target = is_link(&r->entry) ? r->entry_link : NULL;
     r->entry.size = r->entry.kind == GUEST_FILE ? r->left : 0;
     r->said = (struct guest_entry){0};
     r->has_size = r->has_uid = r->has_gid = false;
@@ -493,9 +518,11 @@ static void put_name(struct buf *out, char type, char field[100], const char *na
 
 void tar_put_entry(struct buf *out, const struct guest_entry *entry)
 {
-    struct header h = {.type = entry->kind == GUEST_FILE        ? '0'
-                               : entry->kind == GUEST_DIRECTORY ? '5'
-                                                                : '2'};
+    static const char types[] = {[GUEST_FILE] = '0',
+                                 [GUEST_DIRECTORY] = '5',
+                                 [GUEST_SYMLINK] = '2',
+                                 [GUEST_HARD_LINK] = '1'};
+    struct header h = {.type = types[entry->kind]};
 
     if (entry->link_target)
         put_name(out, 'K', h.link, entry->link_target);

@@ -5,8 +5,8 @@
  * libarchive pulls its input and waits for it; on the loop nothing may wait, so
  * this stands beside it. Read are v7, ustar, pax and GNU; written is GNU's form,
  * whose names are bytes of any kind and length. Devices, pipes and sockets are
- * passed over. Hard links and sparse files are refused by name, as is a path with
- * ".." in it: what cannot be carried must not be left out in silence.
+ * passed over. Sparse files are refused by name, as is a path with ".." in it, also one
+ * that a hard link leads to: what cannot be carried must not be left out in silence.
  *
  * Pure functions over bytes from outside; one thread; memory is bounded by the
  * longest names.
@@ -36,7 +36,8 @@ void tar_reader_free(struct tar_reader *r);
 /*
  * How many bytes were used: fewer than given when the sink has no room. -1 when
  * it is no archive, or one that cannot be carried. What follows the end of the
- * archive is used and dropped. Paths have no "/" in front and no "." in them.
+ * archive is used and dropped. Paths, and those that hard links lead to, have no "/" in front and
+ * no "." in them.
  */
 ssize_t tar_feed(struct tar_reader *r, const void *data, size_t len, struct err *e);
 

@@ -18,10 +18,12 @@ static void put_trace(struct jout *j, const struct trace *t)
     jout_str(j, "instance_id", t->subject);
     jout_str(j, "began_at", time_text(t->began_wall_us, text));
     jout_bool(j, "failed", t->failed);
-    if (t->n_counts > 0) {
+    if (t->n_counts + t->n_texts > 0) {
         jout_open(j, "attributes", '{');
         for (int i = 0; i < t->n_counts; i++)
             jout_int(j, t->counts[i].name, t->counts[i].value);
+        for (int i = 0; i < t->n_texts; i++)
+            jout_str(j, t->texts[i].name, t->texts[i].value);
         jout_close(j, '}');
     }
     jout_open(j, "spans", '[');
@@ -39,31 +41,39 @@ static void put_trace(struct jout *j, const struct trace *t)
     jout_close(j, '}');
 }
 
-/* Where the time of the last operations and reads went, newest first. */
+/* The newest that is left of several rings, of which so many were taken; NULL: none is. */
+static const struct trace *newest(const struct trace_ring *const rings[], size_t taken[], size_t n)
+{
+    const struct trace *best = NULL;
+    size_t from = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct trace *t = trace_at(rings[i], taken[i]);
+
+        if (t && (!best || t->began_wall_us > best->began_wall_us)) {
+            best = t;
+            from = i;
+        }
+    }
+    taken[from] += best != NULL;
+    return best;
+}
+
+/* Where the time of the last operations, sessions and reads went, newest first. */
 void api_debug_traces(struct call *c)
 {
     const struct vm_world *w = c->api->world;
     struct buf json = BUF(TRACES_MAX);
     struct jout j = JOUT(&json);
-    size_t n_operations = 0;
-    size_t n_reads = 0;
-    const struct trace *operation;
-    const struct trace *read;
+    const struct trace_ring *const rings[] = {&w->traces, &w->sessions, &w->reads};
+    size_t taken[3] = {0};
+    const struct trace *t;
     struct trace_export_counts counts = trace_export_counts(w->traces.exporter);
     char number[24];
 
     jout_open(&j, NULL, '[');
-    do {
-        operation = trace_at(&w->traces, n_operations);
-        read = trace_at(&w->reads, n_reads);
-        if (operation && (!read || operation->began_wall_us >= read->began_wall_us)) {
-            put_trace(&j, operation);
-            n_operations++;
-        } else if (read) {
-            put_trace(&j, read);
-            n_reads++;
-        }
-    } while (operation || read);
+    while ((t = newest(rings, taken, 3)))
+        put_trace(&j, t);
     jout_close(&j, ']');
     (void)snprintf(number, sizeof(number), "%" PRIu64, counts.sent);
     http_add_header(c->http, "x-hypeman-traces-exported", number);

@@ -112,16 +112,12 @@ static int read_input(struct exec *x)
 
 /* --- the session --- */
 
-static int take_signal(struct exec *x)
+static void take_signal(struct exec *x)
 {
     struct signalfd_siginfo info;
 
-    if (read(x->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
-        return 0;
-    if (info.ssi_signo != SIGWINCH)
-        return err_set(&x->err, ERR_CANCELLED, "ended by a signal");
-    send_size(x);
-    return 0;
+    if (read(x->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        send_size(x);
 }
 
 static int turn(struct exec *x)
@@ -138,8 +134,8 @@ static int turn(struct exec *x)
         return err_errno(&x->err, "poll");
     if (fds[3].revents)
         return err_set(&x->err, ERR_CANCELLED, "interrupted");
-    if (fds[2].revents && take_signal(x) < 0)
-        return -1;
+    if (fds[2].revents)
+        take_signal(x);
     if (fds[1].revents && read_input(x) < 0)
         return -1;
     return wsock_io(&x->socket, &x->err);
@@ -179,8 +175,6 @@ static int watch_signals(struct exec *x)
 
     sigemptyset(&set);
     sigaddset(&set, SIGWINCH);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     x->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     return x->signal_fd < 0 ? err_errno(&x->err, "signalfd") : 0;
@@ -189,11 +183,13 @@ static int watch_signals(struct exec *x)
 static int run_in(const char *name, struct exec *x, const char *first)
 {
     auto_free char *path = instance_path(name, "/exec");
-    const struct op opening = session_op(SESSION_CALL_MS);
     struct termios before;
+    struct op opening;
     bool is_raw;
     int rc;
 
+    session_catch_all();
+    opening = session_op(SESSION_CALL_MS);
     if (watch_signals(x) < 0 || wsock_open(&opening, &x->socket, path, &events, x, &x->err) < 0)
         return report_instance(name, &x->err);
     is_raw = x->is_terminal && x->has_input && make_raw(&before);
@@ -264,7 +260,7 @@ static int add_rest(const struct exec_flags *f, json_t *body)
     return CLI_OK;
 }
 
-static int exec_with(struct exec_flags *f, int argc, char **argv)
+static int exec_with(struct exec_flags *f, const char *name, int argc, char **argv)
 {
     json_auto_t *body = json_object();
     auto_free char *first = NULL;
@@ -275,7 +271,7 @@ static int exec_with(struct exec_flags *f, int argc, char **argv)
         return cli_misuse(&cli_exec, "-t and -T exclude each other");
     if (!f->no_tty && f->interactive && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO))
         f->tty = true;
-    if (argc > 1 && json_object_set_new(body, "command", words_from(argc - 1, argv + 1)) < 0)
+    if (argc > 0 && json_object_set_new(body, "command", words_from(argc, argv)) < 0)
         return cli_misuse(&cli_exec, "the command is not UTF-8");
     rc = add_env(f, body);
     if (rc == CLI_OK)
@@ -285,7 +281,7 @@ static int exec_with(struct exec_flags *f, int argc, char **argv)
     first = json_dumps(body, JSON_COMPACT);
     x.is_terminal = f->tty;
     x.has_input = f->interactive;
-    rc = run_in(argv[0], &x, first);
+    rc = run_in(name, &x, first);
     wsock_fini(&x.socket);
     cleanup_close(&x.signal_fd);
     return rc;
@@ -297,6 +293,7 @@ static int exec_verb(int argc, char **argv)
     const struct opt opts[] = {
         {'i', "interactive", OPT_FLAG, &f.interactive, NULL, "pass standard input on (true)"},
         {'t', "tty", OPT_FLAG, &f.tty, NULL, "a terminal in the guest (if we have one)"},
+        {0, "it", OPT_FLAG, &f.tty, NULL, "the same"},
         {'T', "no-tty", OPT_FLAG, &f.no_tty, NULL, "none, whatever we have"},
         {'e', "env", OPT_LIST, &f.env, "KEY=VALUE", "set a variable; KEY alone passes ours on"},
         {'w', "cwd", OPT_TEXT, &f.cwd, "DIRECTORY", "where it runs (the image's)"},
@@ -305,11 +302,16 @@ static int exec_verb(int argc, char **argv)
         {0},
     };
     int rc = opt_parse(&cli_exec, opts, &argc, &argv);
+    const char *name = argv[0];
 
     if (rc == OPT_GO && argc == 0)
         rc = cli_misuse(&cli_exec, "name an instance");
+    /* Flags may stand behind the name too, up to the command or a "--", which is not its first
+     * word: so the other client of this API has it. */
     if (rc == OPT_GO)
-        rc = exec_with(&f, argc, argv);
+        rc = opt_parse(&cli_exec, opts, &argc, &argv);
+    if (rc == OPT_GO)
+        rc = exec_with(&f, name, argc, argv);
     argv_free(&f.env);
     return rc;
 }
@@ -317,7 +319,7 @@ static int exec_verb(int argc, char **argv)
 const struct cli_verb cli_exec = {
     .name = "exec",
     .help = "Run a command in an instance; its exit code is ours",
-    .usage = "[flags] NAME [COMMAND...]",
+    .usage = "[flags] NAME [flags] [--] [COMMAND...]",
     .run = exec_verb,
     .is_prefix = true,
 };

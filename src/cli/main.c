@@ -1,33 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/session.h"
 
 /* The order of "hypeman help". */
 static const struct cli_verb *const verbs[] = {
-    &cli_run,
-    &cli_ps,
-    &cli_inspect,
-    &cli_logs,
-    &cli_exec,
-    &cli_cp,
-    &cli_stats,
-    &cli_top,
-    &cli_wait,
-    &cli_stop,
-    &cli_standby,
-    &cli_restore,
-    &cli_fork,
-    &cli_start,
-    &cli_update,
-    &cli_rm,
-    &cli_image,
-    &cli_trace,
-    &cli_token,
-    &cli_version,
+    &cli_run,    &cli_ps,   &cli_inspect, &cli_logs,    &cli_exec,    &cli_cp,      &cli_stats,
+    &cli_top,    &cli_wait, &cli_stop,    &cli_standby, &cli_restore, &cli_fork,    &cli_start,
+    &cli_update, &cli_rm,   &cli_image,   &cli_trace,   &cli_token,   &cli_version,
 };
 enum { N_VERBS = sizeof(verbs) / sizeof(verbs[0]), MAX_ROWS = 64 };
 
@@ -185,11 +170,22 @@ static bool global_flag(const char *name, int *argc, char ***argv, const char **
     return true;
 }
 
+/* What is closed must not become a socket that is then read or written for it: nothing comes from
+ * there, and what goes there is an error. */
+static void fill_standard_fds(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", O_RDONLY | O_CLOEXEC); /* the lowest that is free: this one */
+    }
+}
+
 int cli_main(int argc, char **argv, const struct cli_verb *extra)
 {
     struct cli_verb table[MAX_ROWS + 1] = {0};
     size_t n = 0;
 
+    fill_standard_fds();
     while (extra && extra->name && n < MAX_ROWS - N_VERBS)
         table[n++] = *extra++;
     for (size_t i = 0; i < N_VERBS; i++)

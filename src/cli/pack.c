@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/mem.h"
 #include "cli/text.h"
+#include "wire/first_names.h"
 
 enum { PART = 64 << 10, HEADERS_MAX = 64 << 10 };
 
@@ -56,8 +57,8 @@ static int put_content(const struct pack *p, int fd, const char *path, uint64_t 
     return put_buf(p, &padding, e);
 }
 
-static int put_file(const struct pack *p, const char *path, struct guest_entry *entry, bool follow,
-                    struct err *e)
+static int put_file(const struct pack *p, struct first_names *names, const char *path,
+                    struct guest_entry *entry, bool follow, struct err *e)
 {
     auto_close int fd =
         open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (follow ? 0 : O_NOFOLLOW));
@@ -68,7 +69,11 @@ static int put_file(const struct pack *p, const char *path, struct guest_entry *
         return err_errno(e, "open %s", path);
     if (!S_ISREG(st.st_mode))
         return err_set(e, ERR_BUSY, "%s changed while it was read", path);
-    entry->size = (uint64_t)st.st_size;
+    entry->link_target = first_name(names, &st, entry->path);
+    if (entry->link_target)
+        entry->kind = GUEST_HARD_LINK;
+    else
+        entry->size = (uint64_t)st.st_size;
     tar_put_entry(&header, entry);
     if (put_buf(p, &header, e) < 0)
         return -1;
@@ -101,7 +106,7 @@ static char *name_in_archive(const struct pack *p, const FTSENT *f)
     return *p->as ? mem_printf("%s/%s", p->as, below) : mem_strdup(below);
 }
 
-static int put_one(const struct pack *p, const FTSENT *f, struct err *e)
+static int put_one(const struct pack *p, struct first_names *names, const FTSENT *f, struct err *e)
 {
     const struct stat *st = f->fts_statp;
     auto_free char *name = name_in_archive(p, f);
@@ -124,12 +129,13 @@ static int put_one(const struct pack *p, const FTSENT *f, struct err *e)
         return err_set(e, ERR_TOO_LARGE, "%.100s...: the name is too long", name);
     switch (entry.kind) {
     case GUEST_FILE:
-        return put_file(p, f->fts_accpath, &entry, p->follow && f->fts_level == 0, e);
+        return put_file(p, names, f->fts_accpath, &entry, p->follow && f->fts_level == 0, e);
     case GUEST_SYMLINK:
         return put_link(p, f->fts_accpath, &entry, e);
     case GUEST_DIRECTORY:
         tar_put_entry(&header, &entry);
         return put_buf(p, &header, e);
+    case GUEST_HARD_LINK: /* found out when it is open */
     case GUEST_OTHER:
         break;
     }
@@ -139,7 +145,7 @@ static int put_one(const struct pack *p, const FTSENT *f, struct err *e)
     return 0;
 }
 
-static int walk(const struct pack *p, FTS *tree, struct err *e)
+static int walk(const struct pack *p, struct first_names *names, FTS *tree, struct err *e)
 {
     FTSENT *f;
 
@@ -150,7 +156,7 @@ static int walk(const struct pack *p, FTS *tree, struct err *e)
             errno = f->fts_errno;
             return err_errno(e, "read %s", f->fts_path);
         }
-        if (put_one(p, f, e) < 0)
+        if (put_one(p, names, f, e) < 0)
             return -1;
     }
     return errno ? err_errno(e, "read %s", p->path) : 0;
@@ -161,13 +167,15 @@ int pack_tree(const struct pack *p, struct err *e)
     auto_free char *path = mem_strdup(p->path);
     char *const roots[] = {path, NULL};
     struct buf end = BUF(2 * TAR_BLOCK);
+    struct first_names names = {0};
     FTS *tree =
         fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR | (p->follow ? FTS_COMFOLLOW : 0), by_name);
     int rc;
 
     if (!tree)
         return err_errno(e, "read %s", path);
-    rc = walk(p, tree, e);
+    rc = walk(p, &names, tree, e);
+    first_names_free(&names);
     fts_close(tree);
     tar_put_end(&end);
     return rc < 0 ? rc : put_buf(p, &end, e);
@@ -178,7 +186,7 @@ int pack_tree(const struct pack *p, struct err *e)
 struct unpack {
     struct tar_reader *tar;
     struct archive *disk;
-    const char *as;
+    struct unpack_as as;
     bool is_skipped; /* the present entry */
     struct err err;
 };
@@ -193,34 +201,40 @@ static char *name_here(const struct unpack *u, const char *path)
 {
     const char *rest = strchr(path, '/');
 
-    if (!*u->as)
+    if (u->as.is_nameless)
+        return mem_printf("%s%s%s", u->as.as, *u->as.as ? "/" : "", path);
+    if (!*u->as.as)
         return rest ? mem_strdup(rest + 1) : NULL;
-    return mem_printf("%s%s", u->as, rest ? rest : "");
+    return mem_printf("%s%s", u->as.as, rest ? rest : "");
 }
 
 static bool on_entry(void *arg, const struct guest_entry *entry)
 {
     struct unpack *u = arg;
     auto_free char *name = name_here(u, entry->path);
+    bool is_hard = entry->kind == GUEST_HARD_LINK;
+    auto_free char *target = is_hard ? name_here(u, entry->link_target) : NULL;
     struct archive_entry *out;
 
-    u->is_skipped = !name || entry->kind == GUEST_OTHER;
+    u->is_skipped = !name || entry->kind == GUEST_OTHER || (is_hard && !target);
     if (u->is_skipped || u->err.code != ERR_NONE)
         return true;
     out = archive_entry_new();
     archive_entry_set_pathname(out, name);
     archive_entry_set_filetype(out,
-                               entry->kind == GUEST_FILE        ? AE_IFREG
-                               : entry->kind == GUEST_DIRECTORY ? AE_IFDIR
-                                                                : AE_IFLNK);
+                               entry->kind == GUEST_DIRECTORY ? AE_IFDIR
+                               : entry->kind == GUEST_SYMLINK ? AE_IFLNK
+                                                              : AE_IFREG);
     archive_entry_set_perm(out, entry->mode);
     archive_entry_set_uid(out, entry->uid);
     archive_entry_set_gid(out, entry->gid);
     archive_entry_set_mtime(out, entry->mtime_s, (long)entry->mtime_ns);
     if (entry->kind == GUEST_FILE)
         archive_entry_set_size(out, (int64_t)entry->size);
-    if (entry->link_target)
+    if (entry->kind == GUEST_SYMLINK)
         archive_entry_set_symlink(out, entry->link_target);
+    if (target)
+        archive_entry_set_hardlink(out, target);
     if (archive_write_header(u->disk, out) <= ARCHIVE_FAILED)
         fail(u, name);
     archive_entry_free(out);
@@ -238,11 +252,11 @@ static size_t on_data(void *arg, const void *data, size_t len)
 
 static const struct tar_sink sink = {on_entry, on_data};
 
-struct unpack *unpack_new(const char *as, bool keep_owner)
+struct unpack *unpack_new(const struct unpack_as *as, bool keep_owner)
 {
     struct unpack *u = mem_new(struct unpack);
 
-    u->as = as;
+    u->as = *as;
     u->tar = tar_reader_new(&sink, u);
     u->disk = archive_write_disk_new();
     if (!u->disk)

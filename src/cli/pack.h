@@ -23,13 +23,21 @@ struct pack {
     void *arg;
 };
 
-/* Devices, sockets and pipes are left out, with a word on standard error. */
+/* Devices, sockets and pipes are left out, with a word on standard error; what has several names is
+ * one file. */
 int pack_tree(const struct pack *p, struct err *e);
 
 struct unpack;
 
-/* as: as above, for the archive's first names. Owners are set if asked, and if we may. */
-struct unpack *unpack_new(const char *as, bool keep_owner);
+/*
+ * as: as above, for the archive's first names, or, where these are none of the source's (a root has
+ * none), in front of them. Owners are set if asked, and if we may.
+ */
+struct unpack_as {
+    const char *as;
+    bool is_nameless;
+};
+struct unpack *unpack_new(const struct unpack_as *as, bool keep_owner);
 int unpack_feed(struct unpack *u, const void *data, size_t len, struct err *e);
 int unpack_finish(struct unpack *u, struct err *e); /* the archive has ended */
 void unpack_free(struct unpack *u);

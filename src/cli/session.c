@@ -23,6 +23,7 @@ struct session_target session_target;
 static struct {
     struct client client;
     int interrupt_fd;
+    bool catches_all;
     char code[64]; /* of the last error that the daemon sent; err.slug points here */
 } session = {.interrupt_fd = -1};
 
@@ -34,6 +35,11 @@ static const char *from_environment(const char *name)
     return value && *value ? value : NULL;
 }
 
+void session_catch_all(void)
+{
+    session.catches_all = true;
+}
+
 struct op session_op(int64_t timeout_ms)
 {
     int64_t now = clock_ms();
@@ -43,6 +49,10 @@ struct op session_op(int64_t timeout_ms)
 
         sigemptyset(&set);
         sigaddset(&set, SIGINT);
+        if (session.catches_all) {
+            sigaddset(&set, SIGTERM);
+            sigaddset(&set, SIGHUP);
+        }
         sigprocmask(SIG_BLOCK, &set, NULL);
         session.interrupt_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     }

@@ -30,6 +30,9 @@ enum {
     SESSION_CREATE_MS = 30 * 60 * 1000, /* an image may be pulled first */
 };
 
+/* SIGTERM and SIGHUP then end it as Ctrl-C does: for who has a terminal to give back. */
+void session_catch_all(void);
+
 struct op session_op(int64_t timeout_ms); /* INT64_MAX for no deadline */
 const char *session_where(void);
 

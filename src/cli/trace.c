@@ -51,7 +51,11 @@ static void print_attributes(const json_t *trace)
     {
         putchar(' ');
         text_print(stdout, key);
-        printf("=%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        putchar('=');
+        if (json_is_string(value))
+            text_print(stdout, json_string_value(value));
+        else
+            printf("%" JSON_INTEGER_FORMAT, json_integer_value(value));
     }
 }
 

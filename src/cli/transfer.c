@@ -234,10 +234,25 @@ static json_t *request_out(const struct transfer_wanted *wanted)
                      wanted->follow);
 }
 
+/* Its last name is none that its archive could begin with: "/", "..", with or without a "." behind.
+ */
+static bool is_nameless(const char *path)
+{
+    size_t n = strlen(path);
+    size_t start;
+
+    while (n > 0 && (path[n - 1] == '/' || (path[n - 1] == '.' && n > 1 && path[n - 2] == '/')))
+        n--;
+    for (start = n; start > 0 && path[start - 1] != '/';)
+        start--;
+    return n == start || (n - start == 2 && memcmp(path + start, "..", 2) == 0);
+}
+
 int transfer_out(const char *instance, const struct transfer_wanted *wanted, const char *as,
                  const struct transfer_options *options, struct err *e)
 {
-    struct transfer t = {.socket = WSOCK, .unpack = unpack_new(as, options->keep_owner)};
+    const struct unpack_as names = {as, is_nameless(wanted->path)};
+    struct transfer t = {.socket = WSOCK, .unpack = unpack_new(&names, options->keep_owner)};
     int rc = begin(&t, instance, request_out(wanted), options, e);
 
     if (rc == 0)

@@ -336,7 +336,7 @@ static int open_state(struct daemon *d, struct err *e)
     d->world.files = d->files;
     d->world.snapshot_timeout_ms = d->config.snapshot_timeout_ms;
     d->world.net = d->net;
-    d->world.traces.exporter = d->world.reads.exporter = d->exporter;
+    d->world.traces.exporter = d->world.reads.exporter = d->world.sessions.exporter = d->exporter;
     prober_policy(&d->world.prober, d->config.kill_after_ms);
     d->has_world = true;
     if (world_adopt(&d->world, &report, e) < 0 || net_start(d->net, e) < 0 ||

@@ -34,6 +34,11 @@ const char *address_text(uint32_t address, char out[ADDRESS_TEXT_SIZE])
     return out;
 }
 
+bool address_is_single(uint32_t address)
+{
+    return address >> 24 != 0 && address >> 28 < 14;
+}
+
 uint32_t subnet_mask(struct subnet s)
 {
     return s.prefix == 0 ? 0 : UINT32_MAX << (32 - s.prefix);

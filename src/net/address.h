@@ -26,6 +26,9 @@ enum { ADDRESS_TEXT_SIZE = 16, SUBNET_TEXT_SIZE = 20 };
 bool address_parse(const char *s, uint32_t *out);
 const char *address_text(uint32_t address, char out[ADDRESS_TEXT_SIZE]);
 
+/* It can be one host's: neither of many, nor reserved. */
+bool address_is_single(uint32_t address);
+
 /* "10.100.0.0/16"; bits beyond the prefix must be zero. */
 bool subnet_parse(const char *s, struct subnet *out);
 const char *subnet_text(struct subnet s, char out[SUBNET_TEXT_SIZE]);

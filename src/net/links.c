@@ -158,22 +158,39 @@ void link_route(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t
     nl_end(n, h, "add a guest's route", 0);
 }
 
-static void set_neighbour(struct nl *n, const struct net_plan *plan, int ifindex)
+static struct nlmsghdr *begin_neighbour(struct nl *n, uint16_t type, uint16_t flags, int ifindex,
+                                        uint32_t address)
 {
-    struct nlmsghdr *h = nl_begin(n, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE);
+    struct nlmsghdr *h = nl_begin(n, type, flags);
     struct ndmsg *d = mnl_nlmsg_put_extra_header(h, sizeof(*d));
 
     d->ndm_family = AF_INET;
     d->ndm_ifindex = ifindex;
     d->ndm_state = NUD_PERMANENT;
-    mnl_attr_put_u32(h, NDA_DST, htonl(plan->inner));
+    mnl_attr_put_u32(h, NDA_DST, htonl(address));
+    return h;
+}
+
+static void set_neighbour(struct nl *n, int ifindex, uint32_t address)
+{
+    struct nlmsghdr *h =
+        begin_neighbour(n, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, ifindex, address);
+
     mnl_attr_put(h, NDA_LLADDR, sizeof(guest_mac), guest_mac);
     nl_end(n, h, "add a guest's neighbour entry", 0);
 }
 
+static void drop_neighbour(struct nl *n, int ifindex, uint32_t address)
+{
+    struct nlmsghdr *h = begin_neighbour(n, RTM_DELNEIGH, 0, ifindex, address);
+
+    nl_end(n, h, "remove a guest's neighbour entry", NL_ANY_ERROR); /* it goes with its TAP */
+}
+
 void link_bind(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t address)
 {
-    set_neighbour(n, plan, ifindex);
+    set_neighbour(n, ifindex, plan->inner);
+    set_neighbour(n, ifindex, address);
     link_route(n, plan, ifindex, address);
     set_alias(n, ifindex, address);
 }
@@ -183,6 +200,7 @@ void link_unbind(struct nl *n, int ifindex, uint32_t address)
     struct nlmsghdr *h = begin_guest_route(n, RTM_DELROUTE, 0, ifindex, address);
 
     nl_end(n, h, "remove a guest's route", ESRCH);
+    drop_neighbour(n, ifindex, address);
 }
 
 void link_gateway(struct nl *n, const struct net_plan *plan, bool present)
@@ -277,6 +295,30 @@ static int take_link(void *arg, const struct nlmsghdr *h, struct err *e)
     list->v = mem_realloc(list->v, (list->n + 1) * sizeof(*list->v));
     list->v[list->n++] = found;
     return 0;
+}
+
+/* The alias comes last when one is made, the group first when it is removed. */
+bool link_is_disturbed(const struct nlmsghdr *h)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(h);
+    bool is_disturbed = !(i->ifi_flags & IFF_UP);
+    bool is_ours = false;
+    const struct nlattr *a;
+
+    nl_attributes(a, h, sizeof(*i))
+    {
+        int type = mnl_attr_get_type(a);
+
+        if (type == IFLA_IFALIAS)
+            is_ours = strncmp(mnl_attr_get_str(a), ALIAS, strlen(ALIAS)) == 0;
+        else if (type == IFLA_GROUP && mnl_attr_get_u32(a) == DOOMED_GROUP)
+            return false;
+        else if (type == IFLA_IFNAME && !is_numbered(mnl_attr_get_str(a), NET_TAPS))
+            return false;
+        else if (type == IFLA_ADDRESS && mnl_attr_get_payload_len(a) == sizeof(gateway_mac))
+            is_disturbed |= memcmp(mnl_attr_get_payload(a), gateway_mac, sizeof(gateway_mac)) != 0;
+    }
+    return is_ours && is_disturbed;
 }
 
 static int dump(uint16_t type, uint8_t family, nl_each *each, void *arg, struct err *e)

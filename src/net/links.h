@@ -23,8 +23,9 @@ void link_prepare(struct nl *n, int ifindex);
 
 /*
  * The outer address leads to this TAP, wherever it led before, and the TAP says so.
- * The permanent neighbour is the inner address: the destination is rewritten before
- * the kernel looks up whose hardware address to use.
+ * Its permanent neighbours are the inner address, since the destination is rewritten before the
+ * kernel looks up whose hardware address to use, and the outer one: a route whose path MTU was
+ * learnt looks up its own.
  */
 void link_bind(struct nl *n, const struct net_plan *plan, int ifindex, uint32_t address);
 void link_unbind(struct nl *n, int ifindex, uint32_t address);
@@ -47,6 +48,10 @@ struct tap_link {
     uint32_t address; /* from its alias; 0: none */
     bool has_carrier; /* somebody has its file open */
 };
+
+/* What an event says of a TAP of ours that is bound: somebody brought it down, or changed its
+ * hardware address. Its routes and its neighbour went with that. */
+bool link_is_disturbed(const struct nlmsghdr *h);
 
 /* The TAPs of ours that there are. The caller frees *out. */
 int links_list(struct tap_link **out, size_t *n_out, struct err *e);

@@ -113,6 +113,7 @@ struct net *net_open(struct loop *loop, const struct net_settings *settings, str
     n->loop = loop;
     n->lock_fd = -1;
     n->refill.fn = pool_refill;
+    n->retry.fn = pool_retry;
     list_init(&n->ready);
     list_init(&n->claimed);
     list_init(&n->returned);
@@ -294,8 +295,14 @@ static void on_change(void *owner, const struct upkeep *todo)
     pool_want(owner, todo);
 }
 
+static void on_gone(void *owner, int ifindex)
+{
+    pool_lost(owner, ifindex);
+}
+
 int net_start(struct net *n, struct err *e)
 {
+    struct net_watcher watcher = {n, on_change, on_gone, n->uplink};
     struct upkeep_work u = {
         .todo = {.rules = true, .links = true, .uplink = true, .firewall = true},
         .plan = &n->plan,
@@ -304,7 +311,7 @@ int net_start(struct net *n, struct err *e)
     if (!n->is_on)
         return 0;
     /* First the events, then the look: what changes in between is not missed. */
-    n->watch = net_watch_new(n->loop, &n->plan, on_change, n, e);
+    n->watch = net_watch_new(n->loop, &n->plan, &watcher, e);
     if (!n->watch || nl_park_open(&n->tools.parked, e) < 0)
         return err_wrap(e, "network");
     memcpy(u.uplink, n->uplink, sizeof(u.uplink));
@@ -347,6 +354,7 @@ void net_stop(struct net *n)
     n->is_stopping = true;
     names_free(take_ptr(&n->names));
     loop_timer_stop(n->loop, &n->refill);
+    loop_timer_stop(n->loop, &n->retry);
     net_watch_free(n->watch);
     n->watch = NULL;
     jobs_stop(n->jobs);

@@ -217,7 +217,7 @@ static void take_answer(struct nl *n, const struct nlmsghdr *h, struct err *e)
 
     if (answer->error == 0 || e->code != ERR_NONE)
         return;
-    if (i <= n->seq - n->first_seq && n->fine[i] == -answer->error)
+    if (i <= n->seq - n->first_seq && (n->fine[i] == -answer->error || n->fine[i] == NL_ANY_ERROR))
         return;
     errno = n->error = -answer->error;
     err_errno(e, "%s%s%.200s%s", doing, words ? " (" : "", words ? words : "", words ? ")" : "");

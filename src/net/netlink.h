@@ -28,7 +28,7 @@ struct nl {
     uint32_t seq;       /* of the last message */
     uint32_t first_seq; /* of the first that was not sent yet */
     struct buf out;
-    int *fine; /* for each message since first_seq: the errno that is no error, or 0 */
+    int *fine; /* for each message since first_seq: the errno that is no error, 0: none is */
     const char **doing;
     size_t room;
     int error; /* errno of what went wrong in the last nl_send() */
@@ -57,9 +57,9 @@ void nl_park_close(struct nl_park *park);
 /*
  * nl_begin() gives room for one message of up to NL_MESSAGE bytes; nl_end() takes
  * its length from its header. doing, for the error's text, is a constant: "add the
- * route". fine is the errno that means there was nothing to do.
+ * route". fine is the errno that means there was nothing to do, or NL_ANY_ERROR.
  */
-enum { NL_MESSAGE = 4096 };
+enum { NL_MESSAGE = 4096, NL_ANY_ERROR = -1 };
 struct nlmsghdr *nl_begin(struct nl *n, uint16_t type, uint16_t flags);
 void nl_end(struct nl *n, struct nlmsghdr *h, const char *doing, int fine);
 

@@ -20,7 +20,8 @@ static int invalid(const char *setting, const char *value, const char *wanted, s
 
 static int read_outer(const char *text, struct net_plan *p, struct err *e)
 {
-    if (!subnet_parse(text, &p->outer) || p->outer.prefix < 8 || p->outer.prefix > 29)
+    if (!subnet_parse(text, &p->outer) || p->outer.prefix < 8 || p->outer.prefix > 29 ||
+        !address_is_single(p->outer.base))
         return invalid("subnet_cidr", text, "an IPv4 network like 10.100.0.0/16, /8 to /29", e);
     return 0;
 }
@@ -33,7 +34,8 @@ static int read_inner(const struct net_settings *s, struct net_plan *p, struct e
 
     if (slash)
         *slash++ = '\0';
-    if (!slash || !parse_u64(slash, 8, 30, &prefix) || !address_parse(address, &p->inner))
+    if (!slash || !parse_u64(slash, 8, 30, &prefix) || !address_parse(address, &p->inner) ||
+        !address_is_single(p->inner))
         return invalid("inner_address", s->inner_address, "an address like 192.0.0.2/29", e);
     p->inner_net.prefix = (uint8_t)prefix;
     p->inner_net.base = p->inner & subnet_mask(p->inner_net);
@@ -98,9 +100,14 @@ int plan_read(const struct net_settings *s, struct net_plan *out, struct err *e)
         .download_burst = s->download_burst,
         .upload_burst = s->upload_burst,
     };
+    char ready[16];
 
     if (strlen(s->uplink) >= sizeof(p.uplink) || strpbrk(s->uplink, "\"*\\/ "))
         return invalid("uplink_interface", s->uplink, "the name of an interface", e);
+    if (s->ready > NET_READY_MAX) {
+        (void)snprintf(ready, sizeof(ready), "%u", s->ready);
+        return invalid("ready_slots", ready, "at most 4096: each is an interface of the host's", e);
+    }
     (void)snprintf(p.uplink, sizeof(p.uplink), "%s", s->uplink);
     if (read_outer(s->subnet, &p, e) < 0 || read_inner(s, &p, e) < 0 ||
         read_ports(s->host_ports, &p, e) < 0 || read_dns(s->dns, &p, e) < 0)

@@ -23,7 +23,7 @@
 
 #define NET_DOMAIN "hypeman.internal" /* of instances' names */
 
-enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3 };
+enum { NET_PORTS_MAX = 64, NET_DNS_MAX = 3, NET_READY_MAX = 4096 };
 
 struct net_port {
     bool is_udp;

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -10,7 +11,7 @@
 #include "base/mem.h"
 #include "net/rate.h"
 
-enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64 };
+enum { TURN_MS = 60000, BATCH = 256, SURPLUS = 64, RETRY_MS = 1000, RETRY_DOUBLED = 5 };
 
 /*
  * One turn of the pool's worker. What it has to do it carries; slots in it are in
@@ -105,30 +106,54 @@ static void take_back(struct net *n, struct turn *t)
         log_warn("network: slots were not made ready: %s", t->job.err.msg);
 }
 
+static void want(struct net *n, const struct upkeep *more)
+{
+    n->wants.rules |= more->rules;
+    n->wants.links |= more->links;
+    n->wants.uplink |= more->uplink;
+    n->wants.firewall |= more->firewall;
+}
+
 /* What is in guests' way is said when it comes, and when it goes. */
 static void take_upkeep(struct net *n, const struct upkeep_work *u)
 {
     memcpy(n->uplink, u->uplink, sizeof(n->uplink));
     memcpy(n->opened, u->opened, sizeof(n->opened));
-    if (u->err.code != ERR_NONE)
+    if (u->err.code != ERR_NONE) {
         log_error("network: not all is in place: %s", u->err.msg);
-    else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0)
+        want(n, &u->todo);
+    } else if (u->todo.firewall && strcmp(n->commands, u->commands) != 0) {
         net_note_firewall(n, u->commands);
+    }
+}
+
+/* Without our rules nothing would keep guests out of the host: it is tried until it succeeds. */
+static void retry_later(struct net *n)
+{
+    if (n->is_stopping)
+        return;
+    loop_timer_start(n->loop, &n->retry, RETRY_MS << n->failures);
+    if (n->failures < RETRY_DOUBLED)
+        n->failures++;
 }
 
 static void done(struct job *job)
 {
     struct turn *t = container_of(job, struct turn, job);
     struct net *n = t->net;
-    bool failed = job->err.code != ERR_NONE;
+    bool failed = job->err.code != ERR_NONE || t->upkeep.err.code != ERR_NONE;
 
     take_back(n, t);
     take_upkeep(n, &t->upkeep);
     n->turn = NULL;
     free(t->upkeep.bindings);
     free(t);
-    if (!failed)
-        pool_kick(n);
+    if (failed) {
+        retry_later(n);
+        return;
+    }
+    n->failures = 0;
+    pool_kick(n);
 }
 
 static bool add(struct turn *t, struct net_slot *s)
@@ -230,6 +255,48 @@ void pool_refill(struct timer *t)
     pool_kick(container_of(t, struct net, refill));
 }
 
+void pool_retry(struct timer *t)
+{
+    pool_kick(container_of(t, struct net, retry));
+}
+
+static struct net_slot *find_slot(struct list *l, int ifindex)
+{
+    for (struct list *i = l->next; i != l; i = i->next) {
+        struct net_slot *s = container_of(i, struct net_slot, link);
+
+        if (!s->is_lent && s->ifindex == ifindex)
+            return s;
+    }
+    return NULL;
+}
+
+/* Without its file a slot is not used again. What a job has fails there. */
+void pool_lost(struct net *n, int ifindex)
+{
+    struct net_slot *ready = find_slot(&n->ready, ifindex);
+    struct net_slot *s = ready ? ready : find_slot(&n->claimed, ifindex);
+    char text[ADDRESS_TEXT_SIZE];
+
+    if (!s || s->fd < 0) /* it ended with its VMM */
+        return;
+    close(take_fd(&s->fd));
+    if (ready) {
+        log_warn("network: somebody removed %s; another is made", s->tap);
+        list_remove(&s->link);
+        n->n_ready--;
+        addresses_give_back(&n->addresses, s->address);
+        s->address = 0;
+        list_append(&n->returned, &s->link);
+        pool_kick(n);
+    } else {
+        log_error("network: somebody removed %s; the guest at %s has no network until it is "
+                  "restarted or restored",
+                  s->tap,
+                  address_text(s->address, text));
+    }
+}
+
 struct net_slot *net_claim(struct net *n, uint32_t address, struct err *e)
 {
     struct net_slot *s;
@@ -315,10 +382,7 @@ void net_give_back(struct net *n, uint32_t address)
 
 void pool_want(struct net *n, const struct upkeep *more)
 {
-    n->wants.rules |= more->rules;
-    n->wants.links |= more->links;
-    n->wants.uplink |= more->uplink;
-    n->wants.firewall |= more->firewall;
+    want(n, more);
     pool_kick(n);
 }
 

@@ -36,6 +36,8 @@ struct net {
     unsigned n_claimed;
     struct turn *turn;   /* the job that is under way; NULL: none */
     struct timer refill; /* due at once: a claim itself wakes no thread */
+    struct timer retry;  /* after a turn that failed */
+    unsigned failures;   /* one after the other */
 
     char uplink[IFNAMSIZ]; /* as the rules have it */
     struct upkeep wants;
@@ -51,14 +53,18 @@ struct net {
     size_t n_found;
 };
 
-/* What net->refill does. */
+/* What net->refill and net->retry do. */
 void pool_refill(struct timer *t);
+void pool_retry(struct timer *t);
 
 /* Starts a turn of what there is to do: unbinding, refilling, rules. */
 void pool_kick(struct net *n);
 
 /* The same, with something to put right. */
 void pool_want(struct net *n, const struct upkeep *more);
+
+/* An interface is gone. If it was the TAP of a slot, nobody is given that any more. */
+void pool_lost(struct net *n, int ifindex);
 
 /* What the operator is to run so that guests' packets pass; "" for nothing. Says so in the log. */
 void net_note_firewall(struct net *n, const char *commands);

@@ -181,7 +181,11 @@ int rate_set(const char *tap, const struct net_rate *rate, struct err *e)
     int ifindex = (int)if_nametoindex(tap);
 
     if (ifindex == 0)
-        return err_errno(e, "limit the rate of %s", tap);
+        return err_set(e,
+                       ERR_BAD_STATE,
+                       "the guest's interface %s was removed from the host; restart the instance, "
+                       "or let it sleep and wake",
+                       tap);
     if (nl_open(&n, NETLINK_ROUTE, e) < 0)
         return -1;
     if (rate->download)

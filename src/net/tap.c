@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -19,13 +20,18 @@
 #include "base/parse.h"
 #include "net/plan.h"
 
-enum { FRAME_MAX = 70 * 1024 };
+enum {
+    FRAME_MAX = 70 * 1024,
+    KIND = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
+    NAMES = 100000000, /* as many digits as the name of an upload's interface has room for */
+    NAMES_TRIED = 1 << 16,
+};
 
 static int open_named(struct ifreq *r, struct err *e)
 {
     auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
-    r->ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    r->ifr_flags = KIND;
     if (fd < 0)
         return err_errno(e, "open /dev/net/tun");
     return ioctl(fd, TUNSETIFF, r) < 0 ? err_errno(e, "open the TAP %s", r->ifr_name)
@@ -34,11 +40,23 @@ static int open_named(struct ifreq *r, struct err *e)
 
 int tap_open(char name_out[IFNAMSIZ], struct err *e)
 {
-    struct ifreq r = {.ifr_name = NET_TAPS "%d"};
-    int fd = open_named(&r, e);
+    static atomic_uint next;
+    auto_close int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    struct ifreq r = {.ifr_flags = (short)(KIND | IFF_TUN_EXCL)};
 
-    memcpy(name_out, r.ifr_name, IFNAMSIZ);
-    return fd;
+    if (fd < 0)
+        return err_errno(e, "open /dev/net/tun");
+    for (int i = 0; i < NAMES_TRIED; i++) {
+        (void)snprintf(
+            r.ifr_name, sizeof(r.ifr_name), NET_TAPS "%u", atomic_fetch_add(&next, 1) % NAMES);
+        if (ioctl(fd, TUNSETIFF, &r) == 0) {
+            memcpy(name_out, r.ifr_name, IFNAMSIZ);
+            return take_fd(&fd);
+        }
+        if (errno != EBUSY)
+            break;
+    }
+    return err_errno(e, "make the TAP %s", r.ifr_name);
 }
 
 int tap_leave(int fd, struct err *e)

@@ -18,7 +18,10 @@
 #include "base/err.h"
 #include "loop/op.h"
 
-/* A new one, with virtio-net headers, of the next free name; down. Non-blocking. */
+/*
+ * A new one, with virtio-net headers; down. Non-blocking. Its name is one that this process has
+ * not used yet: what is left of a TAP that somebody removed is in no other's way.
+ */
 int tap_open(char name_out[IFNAMSIZ], struct err *e);
 
 /* The TAP stays once this file is closed, for who opens it by its name. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "net/upkeep.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,10 @@ void uplink_set_forwarding(const char *uplink, bool on)
 {
     auto_close int fd = open_setting(uplink, O_WRONLY);
 
-    if (fd < 0 || write(fd, on ? "1" : "0", 1) != 1)
+    if (fd < 0 && errno == ENOENT)
+        log_warn("network: there is no interface %s; guests reach nothing outside until there is",
+                 uplink);
+    else if (fd < 0 || write(fd, on ? "1" : "0", 1) != 1)
         log_warn("network: forwarding on %s: %m", uplink);
 }
 
@@ -99,6 +103,10 @@ static int write_links(struct upkeep_work *u, struct err *e)
     link_gateway(&n, u->plan, true);
     link_subnet(&n, u->plan, true);
     for (size_t i = 0; i < u->n_bindings; i++) {
+        char name[IFNAMSIZ];
+
+        if (!if_indextoname((unsigned)u->bindings[i].ifindex, name)) /* it ends with its VMM */
+            continue;
         link_prepare(&n, u->bindings[i].ifindex);
         link_bind(&n, u->plan, u->bindings[i].ifindex, u->bindings[i].address);
     }

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -28,8 +29,7 @@ enum { SOON_MS = 20, APART_MS = 1000, EVENT_MAX = 64 * 1024, TURN_MAX = 64, COMM
 struct net_watch {
     struct loop *loop;
     const struct net_plan *plan;
-    upkeep_fn *fn;
-    void *owner;
+    struct net_watcher to;
     struct watch nft;
     struct watch route;
     struct timer soon;
@@ -60,7 +60,7 @@ static void do_it(struct timer *t)
 
     w->todo = (struct upkeep){0};
     w->last_ms = clock_ms();
-    w->fn(w->owner, &todo);
+    w->to.changed(w->to.owner, &todo);
 }
 
 /* --- nftables: a transaction's changes come first, then who made it --- */
@@ -108,7 +108,19 @@ static void nft_event(struct net_watch *w, const struct nlmsghdr *h)
     }
 }
 
-/* --- routes, addresses, and whether the host forwards --- */
+/* --- TAPs, routes, addresses, and whether the host forwards --- */
+
+static void link_event(struct net_watch *w, const struct nlmsghdr *h)
+{
+    const struct ifinfomsg *i = mnl_nlmsg_get_payload(h);
+
+    if (i->ifi_family != AF_UNSPEC)
+        return;
+    if (h->nlmsg_type == RTM_DELLINK)
+        w->to.gone(w->to.owner, i->ifi_index);
+    else if (link_is_disturbed(h))
+        later(w, &(struct upkeep){.links = true});
+}
 
 static void route_event(struct net_watch *w, const struct nlmsghdr *h)
 {
@@ -133,24 +145,33 @@ static void address_event(struct net_watch *w, const struct nlmsghdr *h)
     }
 }
 
-/* "sysctl net.ipv4.ip_forward=0" is told for each interface, and one of them is the uplink. */
+static bool is_uplink(const struct net_watch *w, int ifindex)
+{
+    char name[IFNAMSIZ];
+
+    return if_indextoname((unsigned)ifindex, name) && strcmp(name, w->to.uplink) == 0;
+}
+
+/* "sysctl net.ipv4.ip_forward=0" is told for all, and for each interface. */
 static void setting_event(struct net_watch *w, const struct nlmsghdr *h)
 {
     const struct nlattr *a;
-    bool is_all = false;
     bool is_off = false;
+    int ifindex = 0;
 
     nl_attributes(a, h, sizeof(struct netconfmsg))
     {
         int type = mnl_attr_get_type(a);
 
         if (type == NETCONFA_IFINDEX)
-            is_all = (int)mnl_attr_get_u32(a) == NETCONFA_IFINDEX_ALL;
+            ifindex = (int)mnl_attr_get_u32(a);
         else if (type == NETCONFA_FORWARDING)
             is_off = mnl_attr_get_u32(a) == 0;
     }
-    if (is_all && is_off)
+    if (is_off && ifindex == NETCONFA_IFINDEX_ALL)
         later(w, &(struct upkeep){.links = true, .uplink = true});
+    else if (is_off && is_uplink(w, ifindex))
+        later(w, &(struct upkeep){.uplink = true});
 }
 
 static void rtnl_event(struct net_watch *w, const struct nlmsghdr *h)
@@ -163,6 +184,8 @@ static void rtnl_event(struct net_watch *w, const struct nlmsghdr *h)
         address_event(w, h);
     else if (h->nlmsg_type == RTM_NEWNETCONF)
         setting_event(w, h);
+    else if (h->nlmsg_type == RTM_NEWLINK || h->nlmsg_type == RTM_DELLINK)
+        link_event(w, h);
 }
 
 typedef void event_fn(struct net_watch *w, const struct nlmsghdr *h);
@@ -215,23 +238,23 @@ static int follow(struct net_watch *w, struct watch *watch, int fd, struct err *
     return -1;
 }
 
-struct net_watch *net_watch_new(struct loop *loop, const struct net_plan *plan, upkeep_fn *fn,
-                                void *owner, struct err *e)
+struct net_watch *net_watch_new(struct loop *loop, const struct net_plan *plan,
+                                const struct net_watcher *to, struct err *e)
 {
     static const unsigned nft[] = {NFNLGRP_NFTABLES};
-    static const unsigned route[] = {RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_NETCONF};
+    static const unsigned route[] = {
+        RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_NETCONF, RTNLGRP_LINK};
     struct net_watch *w = mem_new(struct net_watch);
 
     w->loop = loop;
     w->plan = plan;
-    w->fn = fn;
-    w->owner = owner;
+    w->to = *to;
     w->nft.fn = on_nft;
     w->route.fn = on_route;
     w->soon.fn = do_it;
     (void)prctl(PR_GET_NAME, w->comm);
     if (follow(w, &w->nft, nl_follow(NETLINK_NETFILTER, nft, 1, e), e) == 0 &&
-        follow(w, &w->route, nl_follow(NETLINK_ROUTE, route, 3, e), e) == 0)
+        follow(w, &w->route, nl_follow(NETLINK_ROUTE, route, 4, e), e) == 0)
         return w;
     net_watch_free(w);
     return NULL;

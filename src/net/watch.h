@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What others change under us: nftables' events and the kernel's routes.
+ * What others change under us: nftables' events, the kernel's routes, and the TAPs.
  *
  * An event says only that something is to be looked at; what is wrong is put right
  * by the pool's worker, shortly after, and at most once a second if it goes on.
@@ -22,8 +22,14 @@ struct upkeep {
     bool firewall; /* look whether somebody drops what is forwarded */
 };
 
-typedef void upkeep_fn(void *owner, const struct upkeep *todo);
+/* Who is told. */
+struct net_watcher {
+    void *owner;
+    void (*changed)(void *owner, const struct upkeep *todo);
+    void (*gone)(void *owner, int ifindex); /* an interface, of whomever */
+    const char *uplink;                     /* its name at any time; empty: there is none */
+};
 
-struct net_watch *net_watch_new(struct loop *loop, const struct net_plan *plan, upkeep_fn *fn,
-                                void *owner, struct err *e);
+struct net_watch *net_watch_new(struct loop *loop, const struct net_plan *plan,
+                                const struct net_watcher *to, struct err *e);
 void net_watch_free(struct net_watch *w); /* NULL is fine */

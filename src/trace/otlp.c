@@ -42,6 +42,8 @@ static void put_attributes(struct jout *j, const struct trace *t)
     jout_open(j, "attributes", '[');
     if (t->subject[0])
         put_string_attribute(j, "instance_id", t->subject);
+    for (int i = 0; i < t->n_texts; i++)
+        put_string_attribute(j, t->texts[i].name, t->texts[i].value);
     for (int i = 0; i < t->n_counts; i++) {
         jout_open(j, NULL, '{');
         jout_str(j, "key", t->counts[i].name);

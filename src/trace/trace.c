@@ -2,6 +2,7 @@
 #include "trace/trace.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,6 +66,13 @@ void trace_count(struct trace *t, const char *name, int64_t value)
     assert(t->n_counts < TRACE_COUNTS);
     t->counts[t->n_counts].name = name;
     t->counts[t->n_counts++].value = value;
+}
+
+void trace_text(struct trace *t, const char *name, const char *value)
+{
+    assert(t->n_texts < TRACE_TEXTS);
+    t->texts[t->n_texts].name = name;
+    (void)snprintf(t->texts[t->n_texts++].value, TRACE_TEXT_SIZE, "%s", value);
 }
 
 void trace_finish(struct trace_ring *ring, struct trace *t, bool failed)

@@ -28,7 +28,7 @@ struct span {
     int8_t parent;    /* index; -1 for the root */
 };
 
-enum { TRACE_COUNTS = 4 };
+enum { TRACE_COUNTS = 4, TRACE_TEXTS = 4, TRACE_TEXT_SIZE = 100 };
 
 struct trace {
     char subject[ID_SIZE]; /* the instance; may be empty */
@@ -42,7 +42,12 @@ struct trace {
     struct {
         const char *name;
         int64_t value;
-    } counts[TRACE_COUNTS]; /* attributes of the root */
+    } counts[TRACE_COUNTS]; /* attributes of the root, also the next */
+    uint8_t n_texts;
+    struct {
+        const char *name;
+        char value[TRACE_TEXT_SIZE];
+    } texts[TRACE_TEXTS];
 };
 
 /* Starts a trace with its root span. */
@@ -53,6 +58,7 @@ void trace_backdate(struct trace *t, int64_t us);
 
 /* An attribute of the root. */
 void trace_count(struct trace *t, const char *name, int64_t value);
+void trace_text(struct trace *t, const char *name, const char *value); /* cut to its size */
 
 /* A span below the innermost open one, until span_end(), or the end of the scope with auto_span. */
 struct span_scope {

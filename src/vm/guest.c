@@ -20,7 +20,8 @@ enum { PIECE_MAX = 32 * 1024 };
 struct guest {
     struct loop *loop;
     struct agent *agent; /* that has greeted; NULL while there is none */
-    bool is_too_old;     /* it has, and knows no streams */
+    int64_t version;     /* of the protocol, that this one speaks */
+    bool is_too_old;     /* it has greeted, and knows no streams */
     uint32_t last_id;
     struct list streams; /* that run in the guest */
     struct list waiting; /* to be begun there, in order */
@@ -187,6 +188,7 @@ void guest_greeted(struct guest *g, struct agent *agent, int64_t version)
 {
     struct err e = {0};
 
+    g->version = version;
     if (version >= WIRE_STREAMS) {
         g->agent = agent;
         begin_waiting(g);
@@ -228,21 +230,6 @@ size_t guest_write(struct guest_stream *s, const void *data, size_t len)
     return len - left;
 }
 
-bool guest_put_entry(struct guest_stream *s, const struct guest_entry *entry)
-{
-    auto_buf struct buf content = BUF(FRAME_MAX);
-
-    entry_put(&content, entry);
-    if (!is_open(s) || !has_room(s->guest) || content.len > s->credit) {
-        s->wants_room = true;
-        return false;
-    }
-    frame_put(agent_out(s->guest->agent), FRAME_ENTRY, s->id, content.data, content.len);
-    s->credit -= (uint32_t)content.len;
-    agent_send(s->guest->agent);
-    return true;
-}
-
 /* A small frame, whether there is room or not. */
 static void control(struct guest_stream *s, enum frame_type type, const uint32_t *words, size_t n)
 {
@@ -258,6 +245,39 @@ static void control(struct guest_stream *s, enum frame_type type, const uint32_t
     else
         frame_put(out, (uint8_t)type, s->id, NULL, 0);
     agent_send(s->guest->agent);
+}
+
+static void links_are_unknown(struct timer *t)
+{
+    struct guest_stream *s = container_of(t, struct guest_stream, deadline);
+    struct err e = {0};
+
+    err_set(&e,
+            ERR_UNSUPPORTED,
+            "the guest's agent is older than hard links in a copy; restart the instance, or pack "
+            "with --hard-dereference");
+    control(s, FRAME_CLOSE, NULL, 0);
+    end_with(s, &e);
+}
+
+bool guest_put_entry(struct guest_stream *s, const struct guest_entry *entry)
+{
+    auto_buf struct buf content = BUF(FRAME_MAX);
+
+    if (entry->kind == GUEST_HARD_LINK && is_open(s) && s->guest->version < WIRE_HARD_LINKS) {
+        s->deadline.fn = links_are_unknown;
+        loop_timer_start(s->guest->loop, &s->deadline, 0);
+        return false;
+    }
+    entry_put(&content, entry);
+    if (!is_open(s) || !has_room(s->guest) || content.len > s->credit) {
+        s->wants_room = true;
+        return false;
+    }
+    frame_put(agent_out(s->guest->agent), FRAME_ENTRY, s->id, content.data, content.len);
+    s->credit -= (uint32_t)content.len;
+    agent_send(s->guest->agent);
+    return true;
 }
 
 void guest_end_input(struct guest_stream *s)

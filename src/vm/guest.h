@@ -115,6 +115,12 @@ struct guest_stream *guest_exec(struct instance *row, const struct guest_command
 struct guest_stream *guest_copy_in(struct instance *row, const char *root,
                                    const struct guest_events *events, void *owner, struct err *e);
 
+struct guest_tree {
+    const char *path; /* borrowed for the call */
+    bool follow_links;
+    bool hard_links; /* entries of their own, if the agent knows them; else they come as files */
+};
+
 /*
  * Out of the guest: entry() for each, parents first, sorted by name; data() for a
  * file's content, all of it before the next entry(). The first component of every
@@ -122,7 +128,7 @@ struct guest_stream *guest_copy_in(struct instance *row, const char *root,
  * left out. A file that shrinks meanwhile just ends early; one that grows is cut
  * at the size that entry() said.
  */
-struct guest_stream *guest_copy_out(struct instance *row, const char *path, bool follow_links,
+struct guest_stream *guest_copy_out(struct instance *row, const struct guest_tree *tree,
                                     const struct guest_events *events, void *owner, struct err *e);
 
 /* One entry() for what is there, then ended(); ERR_NOT_FOUND when nothing is. */
@@ -132,7 +138,10 @@ struct guest_stream *guest_stat(struct instance *row, const char *path, bool fol
 /* How many bytes were taken: stdin of a command, or the content of the entry. 0 after its end. */
 size_t guest_write(struct guest_stream *s, const void *data, size_t len);
 
-/* False when there is no room for it now. Names within GUEST_NAME_MAX, the target of a link too. */
+/*
+ * False when there is no room for it now. Names within GUEST_NAME_MAX, the target of a link too. A
+ * hard link ends the stream (ERR_UNSUPPORTED) where the agent is too old for it.
+ */
 bool guest_put_entry(struct guest_stream *s, const struct guest_entry *entry);
 
 /* Nothing more comes: stdin ends (with a terminal: nothing happens), or the copy is complete.

@@ -43,8 +43,7 @@ struct guest_stream *guest_exec(struct instance *row, const struct guest_command
 
 struct path_work {
     enum frame_type type;
-    const char *path;
-    bool follow_links;
+    struct guest_tree tree;
 };
 
 static struct guest_stream *begin_path(struct instance *row, const struct path_work *p,
@@ -54,13 +53,14 @@ static struct guest_stream *begin_path(struct instance *row, const struct path_w
     auto_buf struct buf text = BUF(8 * GUEST_NAME_MAX);
     struct jout j = JOUT(&text);
 
-    if (*p->path == '\0' || strlen(p->path) > GUEST_NAME_MAX) {
+    if (*p->tree.path == '\0' || strlen(p->tree.path) > GUEST_NAME_MAX) {
         err_set(e, ERR_INVALID, "a path has 1 to %d bytes", GUEST_NAME_MAX);
         return NULL;
     }
     jout_open(&j, NULL, '{');
-    jout_str(&j, "path", p->path);
-    jout_bool(&j, "follow", p->follow_links);
+    jout_str(&j, "path", p->tree.path);
+    jout_bool(&j, "follow", p->tree.follow_links);
+    jout_bool(&j, "hard_links", p->tree.hard_links);
     jout_close(&j, '}');
     return guest_begin(
         row, &(struct guest_work){.type = p->type, .request = &text}, events, owner, e);
@@ -69,18 +69,18 @@ static struct guest_stream *begin_path(struct instance *row, const struct path_w
 struct guest_stream *guest_copy_in(struct instance *row, const char *root,
                                    const struct guest_events *events, void *owner, struct err *e)
 {
-    return begin_path(row, &(struct path_work){FRAME_COPY_IN, root, false}, events, owner, e);
+    return begin_path(row, &(struct path_work){FRAME_COPY_IN, {.path = root}}, events, owner, e);
 }
 
-struct guest_stream *guest_copy_out(struct instance *row, const char *path, bool follow_links,
+struct guest_stream *guest_copy_out(struct instance *row, const struct guest_tree *tree,
                                     const struct guest_events *events, void *owner, struct err *e)
 {
-    return begin_path(
-        row, &(struct path_work){FRAME_COPY_OUT, path, follow_links}, events, owner, e);
+    return begin_path(row, &(struct path_work){FRAME_COPY_OUT, *tree}, events, owner, e);
 }
 
 struct guest_stream *guest_stat(struct instance *row, const char *path, bool follow_links,
                                 const struct guest_events *events, void *owner, struct err *e)
 {
-    return begin_path(row, &(struct path_work){FRAME_STAT, path, follow_links}, events, owner, e);
+    return begin_path(
+        row, &(struct path_work){FRAME_STAT, {path, follow_links, false}}, events, owner, e);
 }

@@ -135,6 +135,8 @@ struct err live_end_of_work(const struct instance *row)
     return e;
 }
 
+static void connect_again(struct timer *t);
+
 static void agent_lost(void *owner, const struct err *why)
 {
     struct vm_live *live = owner;
@@ -145,8 +147,14 @@ static void agent_lost(void *owner, const struct err *why)
     live_tell_frozen(live, 2);
     agent_close(live->agent);
     live->agent = NULL;
-    if (live->dial) /* a snapshot cuts a vsock's connections */
+    if (live->dial) { /* a snapshot cuts a vsock's connections */
         dial_begin(live->dial, WIRE_VSOCK_PORT);
+        return;
+    }
+    /* Of a port only who breaks the protocol loses it: a liar, or an agent that came after one that
+     * was killed. */
+    live->greeting.fn = connect_again;
+    loop_timer_start(live->world->loop, &live->greeting, AGAIN_MS);
 }
 
 static const struct agent_events from_agent = {

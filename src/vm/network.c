@@ -8,20 +8,11 @@
 
 static bool has_network(const struct vm_world *w, const struct spec *spec)
 {
-    const struct vmm_driver *driver = spec->driver;
-
-    return spec->network_enabled && driver && (driver->takes_tap_file || driver->opens_tap) &&
-           w->net && net_is_on(w->net);
+    return spec->network_enabled && spec->driver && w->net && net_is_on(w->net);
 }
 
-static int refuse_ports(const struct vm_world *w, const struct spec *spec, struct err *e)
+static int refuse_ports(const struct vm_world *w, struct err *e)
 {
-    if (w->net && net_is_on(w->net))
-        return err_set(e,
-                       ERR_UNSUPPORTED,
-                       "ports cannot be published: a guest of %s has no network; take another "
-                       "hypervisor",
-                       spec->hypervisor);
     return err_set(e,
                    ERR_UNSUPPORTED,
                    "ports cannot be published: %s",
@@ -81,7 +72,7 @@ int network_claim(struct vm_world *w, struct instance *row, struct vm_op *op, st
     if (!op->starts_vmm || (row->spec->n_ports == 0 && !has_network(w, row->spec)))
         return 0;
     if (!has_network(w, row->spec))
-        return refuse_ports(w, row->spec, e);
+        return refuse_ports(w, e);
     if (reserve_ports(w, row, e) < 0)
         return -1;
     op->slot = net_claim(w->net, op->run.address, e);

@@ -274,8 +274,8 @@ static void op_start(struct vm_op *op, struct instance *row)
     op->job.done = op_done;
     op->job.kind =
         op->verb->kind == VM_JOB_RESTORE ? restore_job_kind(op->spec->driver) : op->verb->kind;
-    op->job.timeout_ms =
-        op->verb->kind == VM_JOB_SNAPSHOT ? w->snapshot_timeout_ms : op->verb->timeout_ms;
+    op->job.timeout_ms = op->grace_ms + (op->verb->kind == VM_JOB_SNAPSHOT ? w->snapshot_timeout_ms
+                                                                           : op->verb->timeout_ms);
     row->holder = op;
     op->queued = span_begin(
         &op->trace,

@@ -40,8 +40,8 @@ struct vm_verb {
     const char *name; /* "start": for messages */
     const char *span; /* "instances.start": the root of its trace */
     enum vm_job_kind kind;
-    int64_t timeout_ms;
-    unsigned rank; /* preempts what has a lower one: 0 most, 1 stop, 2 delete */
+    int64_t timeout_ms; /* beyond the grace that its operation gives */
+    unsigned rank;      /* preempts what has a lower one: 0 most, 1 stop, 2 delete */
 
     /* Loop, as it takes hold: -1 when the state does not allow it. May set op->idle. */
     int (*check)(const struct instance *row, struct vm_op *op, struct err *e);

@@ -73,6 +73,7 @@ void world_fini(struct vm_world *w)
     jobs_free(w->jobs);
     table_free(&w->table);
     trace_ring_free(&w->traces);
+    trace_ring_free(&w->sessions);
     trace_ring_free(&w->reads);
 }
 

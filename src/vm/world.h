@@ -60,6 +60,7 @@ struct vm_world {
     struct instance_table table;
     struct prober prober;
     struct trace_ring traces;     /* operations */
+    struct trace_ring sessions;   /* commands and copies of clients */
     struct trace_ring reads;      /* lists, gets, and the questions that they led to */
     int64_t greeting_patience_ms; /* how long the agent of a restored guest may take to greet */
     int64_t snapshot_timeout_ms;  /* of a standby, and of a fork's capture of a running source */

@@ -289,7 +289,6 @@ const struct vmm_driver cloud_hypervisor_driver = {
     .name = "cloud-hypervisor",
     .binary = "cloud-hypervisor",
     .resumes_in_load = true,
-    .takes_tap_file = true,
     .agent_by_vsock = true,
     .available = available,
     .identity = identity,

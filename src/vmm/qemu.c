@@ -313,7 +313,6 @@ static int q35_power_button(const struct op *op, const struct vmm_handle *vm, st
 const struct vmm_driver qemu_microvm_driver = {
     .name = "qemu-microvm",
     .binary = "qemu-system-x86_64",
-    .takes_tap_file = true,
     .makes_network = true,
     .available = microvm_available,
     .identity = microvm_identity,
@@ -330,7 +329,6 @@ const struct vmm_driver qemu_microvm_driver = {
 const struct vmm_driver qemu_q35_driver = {
     .name = "qemu",
     .binary = "qemu-system-x86_64",
-    .takes_tap_file = true,
     .makes_network = true,
     .available = q35_available,
     .identity = q35_identity,

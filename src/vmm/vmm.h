@@ -185,8 +185,7 @@ struct vmm_driver {
     const char *name;     /* the API's word: "qemu-microvm" */
     const char *binary;   /* the program's file name: "qemu-system-x86_64" */
     bool resumes_in_load; /* so well that callers should ask for it */
-    bool takes_tap_file;  /* vmm_boot.tap_fd; without it a guest gets none of our network */
-    bool opens_tap;       /* the same, by vmm_boot.tap_name: nobody else may hold it then */
+    bool opens_tap;       /* by vmm_boot.tap_name, and nobody else may hold it then; else tap_fd */
     bool makes_network;   /* vmm_boot.user_net */
     bool agent_by_vsock;  /* the agent is behind VMM_VSOCK_SOCKET, not VMM_AGENT_SOCKET */
 

@@ -55,6 +55,11 @@ static const char *take_text(const unsigned char **at, const unsigned char *end)
     return text;
 }
 
+static bool is_link(unsigned char kind)
+{
+    return kind == GUEST_SYMLINK || kind == GUEST_HARD_LINK;
+}
+
 int entry_get(const unsigned char *data, size_t len, struct guest_entry *out, struct err *e)
 {
     const unsigned char *at = data + HEADER;
@@ -62,12 +67,12 @@ int entry_get(const unsigned char *data, size_t len, struct guest_entry *out, st
     const char *path;
     const char *target;
 
-    if (len < HEADER + 2 || data[0] > GUEST_OTHER || get(data + 4, 4) > MODE_MASK ||
+    if (len < HEADER + 2 || data[0] > GUEST_HARD_LINK || get(data + 4, 4) > MODE_MASK ||
         get(data + 16, 4) > NS_MAX)
         return err_set(e, ERR_INVALID, "the description of a file is malformed");
     path = take_text(&at, end);
     target = path ? take_text(&at, end) : NULL;
-    if (!target || at != end || !*path || (data[0] == GUEST_SYMLINK) != (*target != '\0'))
+    if (!target || at != end || !*path || is_link(data[0]) != (*target != '\0'))
         return err_set(e, ERR_INVALID, "the names of a file are malformed");
     *out = (struct guest_entry){
         .kind = (enum guest_kind)data[0],

@@ -41,9 +41,10 @@
 #include "base/err.h"
 
 enum {
-    WIRE_VERSION = 2,
+    WIRE_VERSION = 3,
     WIRE_STREAMS =
         2, /* the first version with streams; a stored snapshot may hold an older agent */
+    WIRE_HARD_LINKS = 3, /* the first that takes hard links in a copy */
     FRAME_HEADER = 12,
     FRAME_MAX = 64 * 1024,
     WIRE_MAGIC_LEN = 16,
@@ -67,12 +68,13 @@ enum frame_type {
     /* {"argv":[s],"env":[s],"cwd":s,"user":s,"tty":bool,"rows":N,"cols":N,"merge":bool,
      * "timeout_ms":N,"grace_ms":N}; in pieces, of which all but the last carry FRAME_MORE. */
     FRAME_EXEC = 16,
-    FRAME_COPY_IN = 17,   /* {"path":s}: the root. Entries, each with its data, then END_INPUT */
-    FRAME_COPY_OUT = 18,  /* {"path":s,"follow":bool} */
-    FRAME_STAT = 19,      /* the same; one entry */
-    FRAME_DATA = 20,      /* bytes; from the guest FRAME_STDERR says which */
-    FRAME_ZEROS = 21,     /* u32: as many zero bytes of a file */
-    FRAME_ENTRY = 22,     /* wire/entry.h */
+    FRAME_COPY_IN = 17, /* {"path":s}: the root. Entries, each with its data, then END_INPUT */
+    FRAME_COPY_OUT =
+        18,           /* {"path":s,"follow":bool,"hard_links":bool}: these as such, or as files */
+    FRAME_STAT = 19,  /* {"path":s,"follow":bool}; one entry */
+    FRAME_DATA = 20,  /* bytes; from the guest FRAME_STDERR says which */
+    FRAME_ZEROS = 21, /* u32: as many zero bytes of a file */
+    FRAME_ENTRY = 22, /* wire/entry.h */
     FRAME_END_INPUT = 23, /* to the guest: no more data or entries */
     FRAME_CREDIT = 24,    /* u32 */
     FRAME_RESIZE = 25,    /* to the guest: u32 rows, u32 columns */

@@ -291,6 +291,7 @@ class Daemon:
         self.kept = set()  # instances that outlive a test
         self.fds_before = None
         self.wrapper = []  # words in front of its command
+        self.listen = "127.0.0.1:0"
         self.ns = netns.Ns()
 
     # --- its life ---
@@ -300,7 +301,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 self.ns.command(
                     ["env", *(f"{key}={value}" for key, value in self.environment.items()),
-                     *self.wrapper, HYPEMAN, "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0", "--socket", self.socket]
+                     *self.wrapper, HYPEMAN, "serve", "--data-dir", self.data, "--listen", self.listen, "--socket", self.socket]
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -6,6 +6,8 @@ import os
 import pty
 import select
 import signal
+import socket
+import stat
 import struct
 import subprocess
 import tarfile
@@ -67,6 +69,17 @@ def test_exec_takes_environment_directory_user_and_timeout(daemon, box):
     hypeman(daemon, "exec", "--timeout", "1500ms", box, "true", code=2)
 
 
+@pytest.mark.parametrize("words", [
+    ["{}", "echo", "-n", "--", "x"],
+    ["{}", "--", "echo", "-n", "--", "x"],
+    ["--", "{}", "echo", "-n", "--", "x"],
+    ["-T", "{}", "--cwd", "/tmp", "--", "echo", "-n", "--", "x"],
+    ["{}", "-e", "A=b", "--timeout=30", "echo", "-n", "--", "x"],
+])
+def test_exec_takes_flags_and_two_dashes_behind_the_name(daemon, box, words):
+    assert hypeman(daemon, "exec", *(word.format(box) for word in words)).stdout == b"-- x"
+
+
 def test_exec_without_input_ends_a_command_that_reads_it(daemon, box):
     done = hypeman(daemon, "exec", "--interactive=false", box, "cat", input=b"not passed on")
     assert done.stdout == b""
@@ -90,6 +103,29 @@ def test_exec_streams_megabytes_to_a_slow_reader(daemon, box):
     assert reader.stdout.read() == want and done.returncode == 0
     reader.stdout.close()
     reader.wait()
+
+
+@pytest.mark.parametrize("closed, script, code, out, err", [
+    ("<&-", "cat; echo out", 0, b"out\n", b""),
+    (">&-", "echo out; echo err >&2", 1, b"", b"write the output"),
+    ("2>&-", "echo err >&2; echo out", 1, b"", b""),
+])
+def test_exec_does_not_take_a_socket_for_a_stream_that_is_closed(daemon, box, closed, script, code, out, err):
+    line = f'exec "$0" exec {box} sh -c "{script}" {closed}'
+    done = subprocess.run(["sh", "-c", line, HYPEMAN], capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE,
+                          env={**os.environ, "HYPEMAN_SOCKET": str(daemon.socket)})
+    assert done.returncode == code and err in done.stderr, done
+    assert not closed.startswith("<") or done.stdout == out
+
+
+def test_a_signal_ends_an_exec_whose_output_nobody_reads(daemon, box):
+    with subprocess.Popen([HYPEMAN, "--socket", daemon.socket, "exec", box, "yes"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as stuck:
+        size = fcntl.fcntl(stuck.stdout, fcntl.F_GETPIPE_SZ)
+        pending = lambda: struct.unpack("i", fcntl.ioctl(stuck.stdout, termios.FIONREAD, b"\0" * 4))[0]
+        until("the pipe is full", lambda: pending() > size - 8192)
+        stuck.send_signal(signal.SIGTERM)
+        assert stuck.wait(PATIENCE) == 130
 
 
 class Terminal:
@@ -296,6 +332,60 @@ def test_cp_dash_is_an_archive_on_standard_input_and_output(daemon, box, tree):
         tar.extractall(tree / "back")
     assert look(tree / "back/src") == look(tree / "src")
     assert b"hypeman: " in hypeman(daemon, "cp", "-", "box:/tmp", input=b"no archive" * 99, code=1).stderr
+
+
+def test_cp_keeps_what_has_several_names_one_file_and_leaves_out_what_is_none(daemon, box, tmp_path):
+    in_guest(daemon, "rm -rf /tmp/*")
+    src = tmp_path / "src"
+    (src / "sub").mkdir(parents=True)
+    (src / "one").write_bytes(b"one file")
+    os.link(src / "one", src / "sub/two")
+    os.link(src / "one", os.fsencode(src) + b"/three \xff")
+    os.mkfifo(src / "pipe")
+    os.mknod(src / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(src / "socket"))
+    told = hypeman(daemon, "cp", "src", "box:/tmp/there", cwd=tmp_path).stderr.decode()
+    assert all(f"src/{name}\n" in told for name in ("pipe", "device", "socket")), told
+    assert in_guest(daemon, "cd /tmp/there; find . | wc -l; stat -c %h one; test one -ef sub/two && cat sub/two") == "5\n3\none file"
+    in_guest(daemon, "cd /tmp/there; mkfifo pipe; mknod device c 1 5")
+    for as_, args in {"back": ["box:/tmp/there", "back"], "content": ["box:/tmp/there/.", "content"]}.items():
+        hypeman(daemon, "cp", *args, cwd=tmp_path)
+        names = [os.path.join(where, name) for where, _, files in os.walk(os.fsencode(tmp_path / as_)) for name in files]
+        assert len(names) == 3 and len({os.stat(name).st_ino for name in names}) == 1, names
+    out = hypeman(daemon, "cp", "box:/tmp/there", "-").stdout
+    with tarfile.open(fileobj=io.BytesIO(out), errors="surrogateescape") as tar:
+        assert sorted(one.type for one in tar) == [tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.DIRTYPE]
+    hypeman(daemon, "cp", "-", "box:/tmp/there/sub", input=out)  # and in again, over nothing
+    hypeman(daemon, "cp", "-", "box:/tmp", input=out)  # and over itself
+    assert in_guest(daemon, "cd /tmp/there; stat -c %h one sub/there/one; cat sub/two") == "3\n3\none file"
+
+
+def test_cp_of_the_whole_root_leaves_out_what_the_kernel_shows_there(daemon, box, tmp_path):
+    in_guest(daemon, "rm -rf /tmp/*; echo x > /tmp/file")
+    hypeman(daemon, "cp", "box:/", "all", cwd=tmp_path)
+    assert (tmp_path / "all/bin/busybox").read_bytes() == open("/bin/busybox", "rb").read()
+    assert (tmp_path / "all/tmp/file").read_text() == "x\n"
+    assert os.listdir(tmp_path / "all/proc") == os.listdir(tmp_path / "all/sys") == []
+    hypeman(daemon, "cp", "box:/tmp/..", "again", cwd=tmp_path)
+    (tmp_path / "here").mkdir()
+    hypeman(daemon, "cp", "box:/", "here", cwd=tmp_path)
+    assert sorted(os.listdir(tmp_path / "again")) == sorted(os.listdir(tmp_path / "here")) == sorted(os.listdir(tmp_path / "all"))
+    hypeman(daemon, "cp", "box:/proc/sys/kernel/ostype", "asked", cwd=tmp_path)  # if it is named, it is copied, as it is
+
+
+def test_a_guest_cannot_make_cp_link_to_what_is_outside(daemon, box, tmp_path):
+    """As an archive of its own making would have it; ours is made by hand, and unpacked by the same code on the way in."""
+    in_guest(daemon, "rm -rf /tmp/*; mkdir -p /tmp/in; echo secret > /tmp/secret")
+    for target in ("../secret", "/tmp/in/../secret"):
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            link = tarfile.TarInfo("stolen")
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            tar.addfile(link)
+        refused = hypeman(daemon, "cp", "-", "box:/tmp/in", input=made.getvalue(), code=1)
+        assert b"no path of the archive" in refused.stderr, refused
+    assert in_guest(daemon, "stat -c %h /tmp/secret; ls /tmp/in") == "1\n"
 
 
 def test_cp_keeps_owners_when_told(daemon, box, tree):

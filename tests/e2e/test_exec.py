@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 
 import pytest
 import websockets
@@ -52,7 +53,7 @@ def test_what_cannot_start_is_127_with_the_reason(daemon, box, command, text):
 
 def test_a_directory_that_is_not_there_is_127(daemon, box):
     done = sh(daemon, box, "true", cwd="/nowhere")
-    assert done.code == 127 and b"working directory" in done.output, done
+    assert done.code == 127 and b"working directory /nowhere: No such file" in done.output, done
 
 
 def test_a_timeout_is_124_and_a_signal_128_and_more(daemon, box):
@@ -237,3 +238,26 @@ def test_a_daemon_that_stops_ends_the_sockets_and_the_next_one_takes_new_ones(ow
     assert done.close_code in (1000, 1001), done
     daemon.start()
     assert sh(daemon, "stays", "echo back").output == b"back\n"
+
+
+INIT = """#!/bin/busybox sh
+# A systemd as far as the agent can tell: it runs its unit, and again when that was killed.
+while :; do $(sed -n 's/^ExecStart=//p' /run/systemd/system/hypeman-agent.service); sleep 1; done
+"""
+
+
+def test_an_agent_that_is_killed_ends_its_execs_and_the_next_one_serves(own_daemon, rootfs, tmp_path):
+    image = tmp_path / "image"
+    shutil.copytree(rootfs, image, symlinks=True)
+    (image / "lib/systemd").mkdir(parents=True)
+    (image / "lib/systemd/systemd").write_text(INIT)
+    (image / "lib/systemd/systemd").chmod(0o755)
+    own_daemon.import_image(image, "init:latest")
+    made = own_daemon.api.post("/instances", {"image": "init:latest", "name": "init", "size": "256MB", "overlay_size": "64MB",
+                                              "vcpus": 1, "cmd": ["/lib/systemd/systemd"]})
+    own_daemon.api.wait("init", "Running")
+    done = sh(own_daemon, "init", "kill -9 $PPID; sleep 1000")
+    assert done.code == 127 and b"the guest's agent" in done.output, done
+    assert sh(own_daemon, "init", "exit 3").code == 3
+    assert own_daemon.api.get("/instances/init")["state"] == "Running"
+    own_daemon.api.delete(f"/instances/{made['id']}")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from guest_vm import EXITED, FAILED, HELLO, IDENTITY, MAGIC, SHUTDOWN, STARTED, Guest, busybox_image, frame
+from guest_vm import EXITED, FAILED, GUEST, HELLO, IDENTITY, MAGIC, SHUTDOWN, STARTED, Guest, busybox_image, frame
 
 NETWORK = {
     "enabled": True,
@@ -41,6 +41,21 @@ def boot(tmp_path, image):
 
 def shell(script):
     return ["sh", "-c", script]
+
+
+def test_the_initramfs_is_below_a_megabyte_besides_the_modules():
+    archive = (GUEST / "initramfs.cpio").read_bytes()
+    at, sizes = 0, {}
+    while (name := archive[at + 110 : at + 109 + int(archive[at + 94 : at + 102], 16)].decode()) != "TRAILER!!!":
+        assert archive[at : at + 6] == b"070701"
+        begin, length = at, int(archive[at + 54 : at + 62], 16)
+        at += (110 + len(name) + 1 + 3) // 4 * 4
+        at += (length + 3) // 4 * 4
+        sizes[name] = at - begin
+    assert sizes.pop("init") > 0
+    modules = sum(size for name, size in sizes.items() if name.endswith(".ko"))
+    assert modules > 0
+    assert len(archive) - modules < 1 << 20, f"{len(archive) - modules} bytes"
 
 
 def test_the_exit_code_comes_over_the_channel_and_is_on_the_disk(boot):

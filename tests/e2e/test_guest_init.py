@@ -2,7 +2,7 @@
 """Images whose command is an init: it is PID 1, and the agent serves beside it."""
 import pytest
 
-from guest_vm import SHUTDOWN, EXITED, STARTED, Guest, busybox_image, frame
+from guest_vm import EXITED, MAGIC, SHUTDOWN, STARTED, Guest, busybox_image, frame
 from test_guest_boot import NETWORK
 from test_guest_exec import execute, finish
 
@@ -11,10 +11,10 @@ SYSTEMD = b"""#!/bin/sh
 echo "I am $$"
 cat /run/systemd/system/sysinit.target.wants/hypeman-agent.service
 exec 3</dev/null
-$(sed -n 's/^ExecStart=//p' /run/systemd/system/hypeman-agent.service) &
-agent=$!
+serve() { $(sed -n 's/^ExecStart=//p' /run/systemd/system/hypeman-agent.service) & agent=$!; }
+serve
 trap 'kill $agent; wait $agent; echo rebooting; sync; echo b > /proc/sysrq-trigger' 39
-while :; do sleep 1; done
+while :; do kill -0 $agent || serve; sleep 1; done
 """
 
 
@@ -94,5 +94,20 @@ def test_another_init_has_the_agent_beside_it(boot):
     assert channel.expect(STARTED)["mode"] == "systemd"
     execute(channel, "cat", "/proc/1/comm")
     assert finish(channel, 1).out == b"init\n"
+    channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
+    assert guest.wait() == 0
+
+
+def test_an_agent_that_was_killed_in_the_middle_of_a_frame_is_noticed_by_its_successor(boot):
+    guest = boot(["/usr/lib/systemd/systemd"], [("usr/lib/systemd/systemd", 0o755, SYSTEMD)])
+    channel = guest.reconnect()
+    channel.expect(STARTED)
+    execute(channel, "sh", "-c", "cat /dev/zero & sleep 1; kill -9 $PPID")
+    junk = b""
+    while MAGIC not in junk:  # no frame is read: whatever was cut, a greeting comes that answers none
+        junk = junk[-64:] + channel.socket.recv(65536)
+    channel.close()
+    channel = guest.reconnect()
+    assert channel.expect(STARTED)["mode"] == "systemd"
     channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
     assert guest.wait() == 0

@@ -98,6 +98,56 @@ def test_forks_of_a_running_server_answer_at_once_each_at_its_own_address(daemon
         assert fetch(daemon, one) == f"{ip} {ip}"  # the page was written before the fork
 
 
+def test_the_first_packet_to_a_fork_is_answered_and_what_its_source_has_open_stays_the_sources(daemon, api):
+    source = api.run("exec nc -ll -p 7 -e cat", name="source")
+    connected = lambda: tries(lambda: daemon.ns.connect((source["network"]["ip"], 7)))  # noqa: E731
+    with harness.until("it listens", connected) as s:
+        s.sendall(b"before")
+        assert s.recv(100) == b"before"
+        forks = [api.post("/instances/source/fork", {"name": name, "from_running": True}) for name in ("one", "two")]
+        for fork in forks:
+            daemon.ns.run(f"busybox ping -c 1 -W 30 {fork['network']['ip']}")  # one, and no second
+        s.sendall(b"after")
+        assert s.recv(100) == b"after"
+        for fork in forks:
+            with daemon.ns.connect((fork["network"]["ip"], 7)) as other:
+                other.sendall(b"fork")
+                assert other.recv(100) == b"fork"
+        s.sendall(b"still")
+        assert s.recv(100) == b"still"
+
+
+def tries(call):
+    try:
+        return call()
+    except ConnectionRefusedError:
+        return None
+
+
+def test_a_guest_does_not_reach_the_daemons_api(tmp_path, rootfs):
+    d = harness.Daemon(tmp_path)
+    d.listen = "0.0.0.0:0"
+    d.ns.run("ip link add up0 type veth peer name up1")
+    d.ns.run("ip addr add 198.51.100.1/24 dev up0")
+    for name in ("up0", "up1"):
+        d.ns.run(f"ip link set {name} up")
+    try:
+        d.start().import_image(rootfs)
+        d.mark()
+        port = d.tcp_address()[1]
+        with d.ns.connect(("192.0.0.1", port)):
+            pass  # it is there, for the host
+        asks = [f"(echo GET /health HTTP/1.0; echo) | nc -w 9 {one} {port} 2>&1" for one in ("192.0.0.1", "198.51.100.1", "10.100.0.1", "127.0.0.1")]
+        row = d.api.create(f"({'; '.join(asks)}; echo asked) > /dev/console; sleep 1000", name="asker")
+        lines = [str(line) for line in d.api.logs(row["id"], follow=True, until=lambda l: "asked" in str(l))]
+        assert not any("status" in line for line in lines), lines
+        assert sum("refused" in line for line in lines) >= 2, lines
+        d.assert_nothing_left()
+        d.stop()
+    finally:
+        d.kill_all()
+
+
 def test_a_fork_learns_its_new_address(daemon, api):
     api.run('ln -s /run/hypeman/address /tmp/index.html; exec httpd -f -p 80 -h /tmp', name="teller")
     fork = api.post("/instances/teller/fork", {"name": "told", "from_running": True})

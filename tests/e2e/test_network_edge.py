@@ -70,6 +70,29 @@ def test_the_rates_live_through_a_restart_of_the_daemon(own_daemon):
     assert "up-" not in d.ns.run("ip -br link")
 
 
+def test_a_guest_whose_tap_somebody_removed_says_so_and_has_another_after_its_sleep(daemon, api):
+    ip = api.run(SERVER, name="web")["network"]["ip"]
+    assert fetch(daemon, ip)
+    daemon.ns.run(f"ip link del {tap_of(daemon, ip)}")
+    harness.until("it is said", lambda: f"the guest at {ip} has no network" in daemon.log_text())
+    usage = api.get("/instances/web/stats")
+    assert usage["network_rx_bytes"] == usage["network_tx_bytes"] == 0
+    refusal = api.fails(409, None, "PATCH", "/instances/web", {"network": {"bandwidth_upload": "8Mbps"}})
+    assert "restart" in refusal["message"]
+    api.post("/instances/web/standby")
+    api.post("/instances/web/restore")
+    assert fetch(daemon, ip) == f"{ip} {ip}"
+
+
+def test_the_rates_of_a_stopped_instance_are_those_of_its_next_start(daemon, api):
+    ip = api.run(SERVER, name="web")["network"]["ip"]
+    api.post("/instances/web/stop")
+    api.ok("PATCH", "/instances/web", {"network": {"bandwidth_upload": "8Mbps"}})
+    api.post("/instances/web/start", {})
+    api.wait("web", "Running")
+    assert limits_of(daemon, tap_of(daemon, ip)) == (None, "8Mbit")
+
+
 PORTS = [{"host_port": 8080, "guest_port": 80}]
 
 
@@ -196,6 +219,9 @@ def test_ports_that_make_no_sense(api):
                   [{"host_port": 1, "guest_port": 1, "protocol": "icmp"}], [{"host_port": 1, "guest_port": 1, "host_ip": "x"}],
                   [{"host_port": 9, "guest_port": 1}] * 65):
         api.fails(400, ("invalid_ports", "Bad Request"), "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": ports})
+    for ip in ("::1", "::", "224.0.0.1", "255.255.255.255", "0.0.0.1"):
+        api.fails(400, "invalid_ports", "POST", "/instances",
+                  {"name": "x", "image": harness.IMAGE, "ports": [{"host_ip": ip, "host_port": 9, "guest_port": 1}]})
     api.fails(409, "conflict", "POST", "/instances", {"name": "x", "image": harness.IMAGE, "ports": [{"host_port": 9, "guest_port": 1}] * 2})
     api.fails(400, "invalid_ports", "POST", "/instances",
               {"name": "x", "image": harness.IMAGE, "network": {"enabled": False}, "ports": PORTS})

@@ -18,7 +18,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (entry_get(data, size, &entry, &e) < 0)
         return 0;
     if (!*entry.path || strlen(entry.path) > GUEST_NAME_MAX || entry.mode > 07777 ||
-        entry.kind > GUEST_OTHER || (entry.kind == GUEST_SYMLINK) != (entry.link_target != NULL))
+        entry.kind > GUEST_HARD_LINK ||
+        (entry.kind == GUEST_SYMLINK || entry.kind == GUEST_HARD_LINK) !=
+            (entry.link_target != NULL))
         abort();
     entry_put(&again, &entry);
     if (!buf_ok(&again) || again.len != size ||

@@ -41,7 +41,10 @@ static bool take_entry(void *arg, const struct guest_entry *entry)
     if (!has_room(s))
         return false;
     check_path(entry->path);
-    if ((entry->kind == GUEST_SYMLINK) != (entry->link_target != NULL) ||
+    if (entry->kind == GUEST_HARD_LINK)
+        check_path(entry->link_target);
+    if ((entry->kind == GUEST_SYMLINK || entry->kind == GUEST_HARD_LINK) !=
+            (entry->link_target != NULL) ||
         entry->mtime_ns > 999999999 || entry->mode > 07777)
         abort();
     buf_append(&s->all, entry->path, strlen(entry->path) + 1);

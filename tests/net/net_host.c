@@ -420,7 +420,7 @@ static void on_input(struct watch *w, uint32_t events)
     }
 }
 
-/* Arguments: UPLINK, READY, then any of "isolated", "opens", "subnet=...". */
+/* Arguments: READY, then any of "isolated", "opens", "subnet=...", "uplink=...". */
 int main(int argc, char **argv)
 {
     struct net_settings s = {
@@ -428,7 +428,7 @@ int main(int argc, char **argv)
         .subnet = "10.100.0.0/16",
         .inner_address = "192.0.0.2/29",
         .inner_gateway = "192.0.0.1",
-        .uplink = argc > 1 ? argv[1] : "",
+        .uplink = "",
         .host_ports = "tcp/7777",
         .dns = "",
         .dnsmasq = "",
@@ -440,15 +440,17 @@ int main(int argc, char **argv)
 
     again.fn = look_again;
     log_init(LOG_INFO_);
-    if (argc > 2)
-        s.ready = (unsigned)strtoul(argv[2], NULL, 10);
-    for (int i = 3; i < argc; i++) {
+    if (argc > 1)
+        s.ready = (unsigned)strtoul(argv[1], NULL, 10);
+    for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "isolated") == 0)
             s.guest_to_guest = false;
         else if (strcmp(argv[i], "opens") == 0)
             s.opens_firewalls = true;
         else if (strncmp(argv[i], "subnet=", 7) == 0)
             s.subnet = argv[i] + 7;
+        else if (strncmp(argv[i], "uplink=", 7) == 0)
+            s.uplink = argv[i] + 7;
     }
     loop = loop_new(&e);
     net = loop ? net_open(loop, &s, &e) : NULL;

@@ -3,6 +3,7 @@
 import errno
 import re
 import socket
+import subprocess
 import time
 
 import pytest
@@ -135,6 +136,10 @@ def test_a_thousand_slots_come_and_go_and_nothing_is_left(bare):
     bare.settle()
     assert len(bare.taps()) == 1000
     assert bare.counts()["ready"] == 1000
+    repairs = bare.counts()["repairs"]
+    bare.ns.run("nft flush ruleset")
+    until_repaired(bare, repairs)
+    assert bare.ns.run("nft list map ip hypeman outer").count(" : 10.100.") == 1000
     bare.tell("claim 1000")
     bare.tell("release")
     bare.settle()
@@ -167,6 +172,15 @@ def until_repaired(host, repairs):
     while host.counts()["repairs"] == repairs:
         assert time.monotonic() < end, "nothing was repaired"
         time.sleep(0.01)
+    host.settle()
+
+
+def until_rules(host):
+    """Other repairs may come before theirs."""
+    end = time.monotonic() + 60
+    while "masquerade" not in host.ns.run("nft list ruleset"):
+        assert time.monotonic() < end, host.said()
+        time.sleep(0.05)
     host.settle()
 
 
@@ -220,23 +234,76 @@ def test_our_own_changes_are_no_reason_to_repair(host):
 @pytest.mark.parametrize("change", [
     "ip route flush proto 104",
     "ip addr del 192.0.0.1/32 dev lo",
-    "sysctl -q net.ipv4.ip_forward=0",
+    "ip link set TAP down",
+    "ip link set TAP address 02:00:00:00:00:77",
+    "/proc/sys/net/ipv4/ip_forward",
+    "/proc/sys/net/ipv4/conf/out0/forwarding",
 ])
-def test_routes_the_gateway_and_forwarding_come_back(host, change):
+def test_routes_the_gateway_taps_and_forwarding_come_back(host, change):
     guest = host.guest()
     guest.ns.listen(80, hello("x"))
     host.outside.listen(80, hello("outside"))
     host.settle()
     repairs = host.counts()["repairs"]
-    if change.startswith("sysctl"):
-        host.ns.write("/proc/sys/net/ipv4/ip_forward", "1")
-        host.ns.write("/proc/sys/net/ipv4/ip_forward", "0")
+    if change.startswith("/"):
+        host.ns.write(change, "1")
+        host.ns.write(change, "0")
     else:
-        host.ns.run(change)
+        host.ns.run(change.replace("TAP", guest.tap))
     until_repaired(host, repairs)
     assert fetch(host.ns, guest.address) == "x"
     assert fetch(guest.ns, OUTSIDE) == "outside"
     assert GATEWAY in host.ns.run("ip addr show lo")
+
+
+def test_a_ready_tap_that_somebody_removed_is_nobodys_and_another_is_made(host):
+    host.settle()
+    for tap in host.taps():
+        host.ns.run(f"ip link del {tap}")
+        host.until_said(f"somebody removed {tap};")
+    host.settle()
+    assert host.counts()["ready"] == 4 == len(host.taps())
+    guests = [host.guest() for _ in range(5)]
+    for guest in guests:
+        guest.ns.listen(80, hello(guest.tap))
+        assert fetch(host.ns, guest.address) == guest.tap
+    assert "not made ready" not in host.said()
+
+
+def test_the_tap_of_a_guest_that_somebody_removed_is_said_and_is_not_used_again(host):
+    guest = host.guest()
+    host.tell(f"rate {guest.tap} 1000000 1000000")
+    host.settle()
+    host.ns.run(f"ip link del {guest.tap}")
+    host.until_said(f"somebody removed {guest.tap}; the guest at {guest.address} has no network")
+    tap, address = guest.tap, guest.address
+    host.ns.run("nft flush ruleset")  # what is put right leaves it out
+    until_rules(host)
+    assert "not all is in place" not in host.said()
+    guest.end()
+    host.settle()
+    assert tap not in host.taps() and tap not in host.ns.run("nft list map ip hypeman outer")
+    again = host.guest(address)
+    again.ns.listen(80, hello("again"))
+    assert fetch(host.ns, address) == "again"
+
+
+def test_rules_that_cannot_be_written_now_are_written_when_they_can(host):
+    """A table of our name that belongs to another process, which alone may change it."""
+    guest = host.guest()
+    guest.ns.listen(80, hello("x"))
+    host.ns.listen(22, hello("host"))
+    host.settle()
+    owner = subprocess.Popen(host.ns.command("nft -i"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    with owner:
+        owner.stdin.write("delete table ip hypeman; add table ip hypeman { flags owner; }\n")
+        owner.stdin.flush()
+        host.until_said("not all is in place")
+        owner.stdin.close()
+    until_rules(host)
+    assert fetch(host.ns, guest.address) == "x"
+    with pytest.raises(ConnectionRefusedError):
+        guest.ns.connect((GATEWAY, 22), 5)
 
 
 def test_guests_follow_the_default_route_to_another_uplink(bare):
@@ -250,6 +317,21 @@ def test_guests_follow_the_default_route_to_another_uplink(bare):
     bare.ns.run("ip route add default via 198.51.100.2")
     bare.until_said("reach the outside by out0")
     bare.settle()
+    assert fetch(guest.ns, OUTSIDE) == "outside"
+
+
+def test_a_configured_uplink_may_come_later(bare):
+    bare.start("uplink=vpn0")
+    bare.until_said("there is no interface vpn0")
+    bare.settle()
+    guest = bare.guest()
+    bare.outside.listen(80, hello("outside"))
+    with pytest.raises(ConnectionRefusedError):
+        guest.ns.connect((OUTSIDE, 80), 5)  # by out0, which it is not
+    repairs = bare.counts()["repairs"]
+    netns_link(bare.ns, "vpn0", "198.51.101.1/24", bare.router, "in1", "198.51.101.2/24")
+    until_repaired(bare, repairs)
+    bare.ns.run("ip route replace default via 198.51.101.2")
     assert fetch(guest.ns, OUTSIDE) == "outside"
 
 
@@ -319,6 +401,7 @@ def test_a_kept_address_moves_to_another_tap(host):
     assert fetch(host.ns, address) == "again"
     host.settle()
     assert host.ns.run("ip route").count(address + " ") == 1
+    assert host.ns.run("ip neigh show nud permanent").count(address + " ") == 1
 
 
 def test_what_waits_in_a_tap_is_not_for_the_next_guest(host):

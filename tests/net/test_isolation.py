@@ -69,6 +69,24 @@ def test_a_guest_reaches_no_udp_port_of_the_host(host):
     assert ping(guest.ns, "198.51.100.1").returncode != 0
 
 
+@pytest.mark.parametrize("to", ["255.255.255.255", "224.0.0.251", "198.51.100.255", "192.0.0.7"])
+def test_what_a_guest_tells_everybody_nobody_of_the_host_hears(host, to):
+    guest, other = host.guest(), host.guest()
+    hearing = host.ns.socket(socket.SOCK_DGRAM, bind=("0.0.0.0", 4001), seconds=0.3)
+    hearing.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + socket.inet_aton("198.51.100.1"))
+    hearing.setsockopt(socket.IPPROTO_IP, 49, 1)  # IP_MULTICAST_ALL
+    raw, neighbour = packets(guest.ns, "eth0"), packets(other.ns, "eth0")
+    with hearing, raw, neighbour:
+        for mac in ("ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:fb", "02:00:00:00:00:01"):
+            raw.send(udp_frame(INNER, to, mac_to=mac))
+        with pytest.raises(TimeoutError):
+            hearing.recv(100)
+        assert not seen(neighbour, lambda f: b"hm-test" in f)
+        with host.ns.socket(socket.SOCK_DGRAM) as s:  # the test can hear
+            s.sendto(b"?", ("127.0.0.1", 4001))
+            assert hearing.recv(100) == b"?"
+
+
 @pytest.mark.parametrize("source", ["10.100.0.3", "10.100.7.7", "198.51.100.77", "127.0.0.1", "192.0.0.1", "0.0.0.0"])
 def test_a_guest_cannot_send_as_somebody_else(host, source):
     one, two = host.guest(), host.guest()

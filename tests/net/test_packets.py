@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from world import GATEWAY, INNER, Host
+from netns import Ns
+from world import GATEWAY, INNER, Host, link
 
 OUTSIDE = "203.0.113.2"
 MIB = 1 << 20
@@ -140,6 +141,13 @@ def test_icmp_errors_reach_who_caused_them_both_ways(host):
     refused_udp(one.ns, OUTSIDE)  # the outside refuses, the guest learns it
 
 
+def test_the_outside_learns_that_a_published_port_is_closed_in_the_guest(host):
+    guest = host.guest()
+    host.tell(f"publish {guest.tap} udp 0.0.0.0 4321 4321")
+    refused_udp(host.outside, "198.51.100.1")
+    refused_udp(host.ns, "127.0.0.1")
+
+
 def test_a_closed_tcp_port_is_refused_at_once(host):
     one, two = host.guest(), host.guest()
     for ns, address in ((host.ns, one.address), (one.ns, two.address), (one.ns, OUTSIDE)):
@@ -178,16 +186,24 @@ def test_path_mtu_discovery_works_through_a_hop_of_1400():
         host.close()
 
 
-def test_a_guest_with_a_small_mtu_is_heeded_by_the_host_and_by_other_guests(host):
+def test_a_narrow_hop_inside_a_guest_is_learnt_of_by_the_host_by_guests_and_by_the_outside(host):
+    """A container in the guest, which says that it takes 1500 bytes, behind a link that takes 1300."""
     one, two = host.guest(), host.guest()
-    one.ns.run("ip link add veth0 type veth peer name veth1")  # a network inside the guest, behind 1300 bytes
-    inner = one.ns
-    inner.run("ip link set veth0 mtu 1300 up")
-    inner.run("ip link set eth0 mtu 1300")
-    inner.listen(9, digest_of_upload)
+    within = Ns()
+    link(one.ns, "c0", "172.17.0.1/24", within, "eth0", "172.17.0.2/24")
+    one.ns.run("ip link set c0 mtu 1300")
+    within.run("ip route add default via 172.17.0.1")
+    one.ns.write("/proc/sys/net/ipv4/ip_forward", "1")
+    one.ns.nft("table ip n { chain c { type nat hook prerouting priority -100; tcp dport 9 dnat to 172.17.0.2\n}\n}")
+    within.listen(9, digest_of_upload)
+    host.tell(f"publish {one.tap} tcp 0.0.0.0 8080 9")
     data = os.urandom(1 * MIB) * 2
-    for ns in (host.ns, two.ns):
-        assert upload(ns, one.address, data) == hashlib.sha256(data).hexdigest()
+    right = hashlib.sha256(data).hexdigest()
+    for ns, address, port, route in ((host.ns, one.address, 9, one.address), (two.ns, one.address, 9, one.address),
+                                     (host.outside, "198.51.100.1", 8080, "198.51.100.1")):
+        assert upload(ns, address, data, port) == right
+        assert "mtu 1300" in ns.run(f"ip route get {route}"), "by an ICMP error of the guest's"
+    within.close()
 
 
 def test_hairpin_provokes_no_redirects(host):
@@ -222,7 +238,9 @@ def test_a_fork_takes_over_the_sources_connections_and_each_has_its_own_address(
     source.ns.listen(22, lambda c: (held.append(c), c.sendall(b"hi"), c.recv(1), c.sendall(b"still here")))
     with host.ns.connect((source.address, 22)) as s:
         assert s.recv(2) == b"hi"
-        assert fetch(host.ns, clone.address) == "web"  # its first packets ever
+        # Its first packets ever: not one may be lost.
+        assert host.ns.run(f"busybox ping -c 1 -W 30 {clone.address}")
+        assert fetch(host.ns, clone.address) == "web"
         assert fetch(host.ns, source.address) == "web"
         s.sendall(b"?")
         assert receive(s) == b"still here"

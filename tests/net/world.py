@@ -43,7 +43,7 @@ class Host:
 
     def start(self, *words, ready=4):
         self.process = subprocess.Popen(
-            self.ns.command([str(NET_HOST), "", str(ready), *words]),
+            self.ns.command([str(NET_HOST), str(ready), *words]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -106,7 +106,7 @@ static inline void on_entry(void *owner, const struct guest_entry *entry)
 
     buf_printf(&w->names,
                "%c %s%s%s\n",
-               "fdl?"[entry->kind],
+               "fdl?h"[entry->kind],
                entry -> path,
                entry -> link_target ? " -> " : "",
                entry->link_target ? entry->link_target : "");

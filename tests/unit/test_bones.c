@@ -462,6 +462,19 @@ static void a_delete_overtakes_a_stop_that_waits(void **state)
     assert_null(row_of(f, "a"));
 }
 
+static void the_grace_of_a_stop_is_not_cut_by_its_deadline(void **state)
+{
+    struct fixture *f = *state;
+    struct vm_op *op = vm_op_new(&verb_stop, answered, f);
+
+    create(f, "a");
+    op->grace_ms = 10 * verb_stop.timeout_ms;
+    f->expected++;
+    vm_op_begin(&f->world, row_of(f, "a"), op);
+    assert_true(row_of(f, "a")->holder->job.timeout_ms > op->grace_ms);
+    assert_int_equal(now(f, &verb_delete, "a"), ERR_NONE); /* which waits for no grace */
+}
+
 static bool no_children(struct fixture *f)
 {
     (void)f;
@@ -852,6 +865,7 @@ int main(void)
         world_test(a_delete_ends_a_start_that_waits),
         world_test(a_stop_ends_a_start_and_succeeds),
         world_test(a_delete_overtakes_a_stop_that_waits),
+        world_test(the_grace_of_a_stop_is_not_cut_by_its_deadline),
         world_test(a_late_result_of_a_deleted_row_is_undone),
         world_test(a_late_result_after_a_stop_is_undone),
         world_test(a_slow_store_hides_no_dead_vm),

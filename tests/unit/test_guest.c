@@ -69,7 +69,7 @@ static void what_cannot_start_says_why(void **state)
     assert_false(denied.end.ok);
     assert_int_equal(denied.end.code, 126);
     assert_false(nowhere.end.ok);
-    assert_non_null(strstr(nowhere.end.err.msg, "working directory"));
+    assert_non_null(strstr(nowhere.end.err.msg, "working directory /no/where: No such file"));
     assert_non_null(strstr(nobody.end.err.msg, "nobody-here"));
     work_free(&none);
     work_free(&denied);

@@ -44,7 +44,7 @@ static void begin_out(struct work *w, const char *name, bool follow)
     auto_free char *path = in_root(w->f, name);
     struct err e = {0};
 
-    w->stream = guest_copy_out(w->f->row, path, follow, &events, w, &e);
+    w->stream = guest_copy_out(w->f->row, &(struct guest_tree){path, follow, true}, &events, w, &e);
     assert_non_null(w->stream);
 }
 
@@ -153,6 +153,58 @@ static void nothing_gets_out_of_the_root(void **state)
     (void)copy_in_pieces(f, "dest", follows);
     sh(f, "test -f dest/up && ! test -e up && ! test -e ../up");
     sh(f, "! test -e outside/b && ! test -e /tmp/hypeman-never");
+}
+
+#define HARD(p, to)                                                                                \
+    {                                                                                              \
+        .kind = GUEST_HARD_LINK, .path = (p), .mode = 0644, .link_target = (to)                    \
+    }
+
+static void files_with_several_names_stay_one(void **state)
+{
+    struct fixture *f = *state;
+    const struct piece tree[] = {
+        {ENTRY(GUEST_FILE, "t/a", 0640), "hello", 5},
+        {HARD("t/a", "t/a"), NULL, 0},
+        {HARD("t/sub/b", "t/a"), NULL, 0},
+        {HARD("t/was", "t/a"), NULL, 0},
+        {{0}, NULL, 0},
+    };
+    struct work w;
+
+    sh(f, "mkdir -p dest/t; echo before > dest/t/was");
+    assert_true(copy_in_pieces(f, "dest", tree).ok);
+    sh_says(f, "cd dest/t; stat -c '%h %a %s' a; test a -ef sub/b && test a -ef was", "3 640 5\n");
+    sh(f, "ln -s a dest/t/soft; echo single > dest/t/x");
+    w = work_in(f);
+    begin_out(&w, "dest/t", false);
+    run(f);
+    assert_true(w.end.ok);
+    assert_string_equal(
+        buf_str(&w.names),
+        "d t\nf t/a\nl t/soft -> a\nd t/sub\nh t/sub/b -> t/a\nh t/was -> t/a\nf t/x\n");
+    assert_string_equal(buf_str(&w.out), "hellosingle\n");
+    work_free(&w);
+}
+
+static void a_hard_link_leads_nowhere_outside(void **state)
+{
+    struct fixture *f = *state;
+    const struct piece climbs[] = {{HARD("stolen", "../secret"), NULL, 0}, {{0}, NULL, 0}};
+    const struct piece through[] = {
+        {{.kind = GUEST_SYMLINK, .path = "up", .link_target = ".."}, NULL, 0},
+        {HARD("stolen", "up/secret"), NULL, 0},
+        {{0}, NULL, 0}};
+    const struct piece directory[] = {
+        {ENTRY(GUEST_DIRECTORY, "d", 0755), NULL, 0}, {HARD("d2", "d"), NULL, 0}, {{0}, NULL, 0}};
+    struct guest_end end;
+
+    sh(f, "mkdir dest; echo secret > secret");
+    end = copy_in_pieces(f, "dest", climbs);
+    assert_string_equal(end.err.msg, "cannot link stolen to ../secret: No such file or directory");
+    assert_false(copy_in_pieces(f, "dest", through).ok);
+    assert_false(copy_in_pieces(f, "dest", directory).ok);
+    sh(f, "test $(stat -c %h secret) = 1 && ! test -e dest/stolen");
 }
 
 static void what_cannot_be_made_is_named(void **state)
@@ -339,6 +391,8 @@ int main(void)
         guest_test(a_tree_goes_in),
         guest_test(nothing_gets_out_of_the_root),
         guest_test(what_cannot_be_made_is_named),
+        guest_test(files_with_several_names_stay_one),
+        guest_test(a_hard_link_leads_nowhere_outside),
         guest_test(zeros_become_holes_and_holes_come_back_as_zeros),
         guest_test(a_file_that_looks_like_the_protocol_is_a_file),
         guest_test(a_tree_comes_out_sorted_and_without_what_is_no_file),

@@ -50,7 +50,7 @@ static struct guest_end against(struct fixture *f, int version, const struct buf
         play(f->listen_fd, version, what);
     close(f->listen_fd);
     w.holds = true;
-    w.stream = copies ? guest_copy_out(f->row, "/x", false, &events, &w, &e)
+    w.stream = copies ? guest_copy_out(f->row, &(struct guest_tree){.path = "/x"}, &events, &w, &e)
                       : guest_exec(f->row,
                                    &(struct guest_command){.argv = (const char *const[]){"x", NULL},
                                                            .wait_ms = 300},
@@ -159,6 +159,52 @@ static void an_agent_of_an_older_snapshot_is_told_apart(void **state)
     assert_int_equal(e.code, ERR_UNSUPPORTED);
 }
 
+/* Of the first version with streams: they work as ever, and what came later is refused here. */
+static void an_agent_without_hard_links_does_all_the_rest(void **state)
+{
+    struct fixture *f = *state;
+    auto_buf struct buf what = BUF(4096);
+    static const char done[] = "{\"code\":7,\"signal\":0,\"timed_out\":false,\"oom\":false}";
+    struct guest_end end;
+
+    frame_put(&what, FRAME_DATA, 1, "said", 4);
+    frame_put(&what, FRAME_DONE, 1, done, sizeof(done) - 1);
+    end = against(f, WIRE_STREAMS, &what, false);
+    assert_true(end.ok);
+    assert_int_equal(end.code, 7);
+}
+
+static void put_hard_link(void *owner)
+{
+    struct work *w = owner;
+
+    assert_false(guest_put_entry(
+        w->stream,
+        &(struct guest_entry){.kind = GUEST_HARD_LINK, .path = "b", .link_target = "a"}));
+}
+
+static void a_hard_link_is_refused_where_the_agent_is_too_old(void **state)
+{
+    static const struct guest_events linking = {NULL, NULL, put_hard_link, on_end};
+    struct fixture *f = *state;
+    auto_buf struct buf nothing = BUF(64);
+    struct work w = work_in(f);
+    struct err e = {0};
+
+    f->agent = fork();
+    if (f->agent == 0)
+        play(f->listen_fd, WIRE_HARD_LINKS - 1, &nothing);
+    close(f->listen_fd);
+    w.stream = guest_copy_in(f->row, "/x", &linking, &w, &e);
+    assert_non_null(w.stream);
+    put_hard_link(&w); /* there is no room before it has greeted */
+    run(f);
+    assert_false(w.end.ok);
+    assert_int_equal(w.end.err.code, ERR_UNSUPPORTED);
+    assert_non_null(strstr(w.end.err.msg, "--hard-dereference"));
+    work_free(&w);
+}
+
 static void an_agent_that_does_not_greet_is_waited_for_so_long(void **state)
 {
     struct fixture *f = *state;
@@ -180,6 +226,8 @@ int main(void)
         hostile_test(an_end_that_is_no_json_ends_the_connection),
         hostile_test(numbers_of_an_end_are_brought_into_range),
         hostile_test(an_agent_of_an_older_snapshot_is_told_apart),
+        hostile_test(an_agent_without_hard_links_does_all_the_rest),
+        hostile_test(a_hard_link_is_refused_where_the_agent_is_too_old),
         hostile_test(an_agent_that_does_not_greet_is_waited_for_so_long),
     };
 

@@ -126,9 +126,14 @@ static void refuse(const struct net_settings *s, const char *setting)
 static void a_setting_that_cannot_be_is_named(void **state)
 {
     struct net_settings s = settings();
+    struct net_plan p;
+    struct err e = {0};
 
     (void)state;
     s.subnet = "10.100.0.0/30";
+    refuse(&s, "network.subnet_cidr");
+    s = settings();
+    s.subnet = "224.0.0.0/8";
     refuse(&s, "network.subnet_cidr");
     s = settings();
     s.inner_address = "192.0.0.2";
@@ -151,6 +156,14 @@ static void a_setting_that_cannot_be_is_named(void **state)
     s = settings();
     s.uplink = "eth0\" accept; #";
     refuse(&s, "network.uplink_interface");
+    s = settings();
+    s.dns = "1.1.1.1,dns.example";
+    refuse(&s, "network.dns_server");
+    s = settings();
+    s.ready = NET_READY_MAX;
+    assert_int_equal(plan_read(&s, &p, &e), 0);
+    s.ready++;
+    refuse(&s, "network.ready_slots");
 }
 
 int main(void)

@@ -28,6 +28,8 @@ struct item {
     size_t size;
 };
 
+enum { AE_HARD = AE_IFREG | 1 }; /* a hard link, which libarchive has no type for */
+
 static const struct item items[] = {
     {"dir", NULL, AE_IFDIR, 0750, 0, 1700000000, 0},
     {"dir/empty", NULL, AE_IFREG, 0644, 1000, 0, 0},
@@ -35,8 +37,10 @@ static const struct item items[] = {
     {"dir/block", NULL, AE_IFREG, 0600, 0, 1234567890, 512},
     {"dir/big", NULL, AE_IFREG, 0444, 200000, 4102444800, 100001},
     {"dir/link", "../else\xc3\xa4where", AE_IFLNK, 0777, 0, 5, 0},
+    {"dir/again", "dir/small", AE_HARD, 04755, 7, 1, 0},
     {long_name, NULL, AE_IFREG, 0644, 4000000, 9, 10},
     {"dir/long", long_name, AE_IFLNK, 0777, 0, 9, 0},
+    {"dir/once more", long_name, AE_HARD, 0644, 4000000, 9, 0},
 };
 enum { N_ITEMS = sizeof(items) / sizeof(items[0]) };
 
@@ -52,12 +56,14 @@ static void write_item(struct archive *a, const struct item *item)
     struct archive_entry *entry = archive_entry_new();
 
     archive_entry_set_pathname(entry, item->path);
-    archive_entry_set_filetype(entry, item->type);
+    archive_entry_set_filetype(entry, item->type & AE_IFMT);
     archive_entry_set_perm(entry, (mode_t)item->mode);
     archive_entry_set_uid(entry, item->uid);
     archive_entry_set_mtime(entry, item->mtime, 0);
     archive_entry_set_size(entry, (int64_t)item->size);
-    if (item->target)
+    if (item->type == AE_HARD)
+        archive_entry_set_hardlink(entry, item->target);
+    else if (item->target)
         archive_entry_set_symlink(entry, item->target);
     if (archive_write_header(a, entry) < ARCHIVE_WARN)
         fail_msg("%s: %s", item->path, archive_error_string(a)); /* of bytes that are no text */
@@ -98,6 +104,14 @@ static bool is_in_the_mood(struct seen *s)
     return !s->is_moody || ++s->n_asked % 3 == 0;
 }
 
+static enum guest_kind kind_of(const struct item *item)
+{
+    return item->type == AE_IFREG   ? GUEST_FILE
+           : item->type == AE_IFDIR ? GUEST_DIRECTORY
+           : item->type == AE_HARD  ? GUEST_HARD_LINK
+                                    : GUEST_SYMLINK;
+}
+
 static bool take_entry(void *arg, const struct guest_entry *entry)
 {
     struct seen *s = arg;
@@ -108,10 +122,7 @@ static bool take_entry(void *arg, const struct guest_entry *entry)
     assert_true(s->n < N_ITEMS);
     assert_true(s->n == 0 || s->n_bytes == items[s->n - 1].size);
     assert_string_equal(entry->path, item->path);
-    assert_int_equal(entry->kind,
-                     item->type == AE_IFREG   ? GUEST_FILE
-                     : item->type == AE_IFDIR ? GUEST_DIRECTORY
-                                              : GUEST_SYMLINK);
+    assert_int_equal(entry->kind, kind_of(item));
     if (item->target)
         assert_string_equal(entry->link_target, item->target);
     else
@@ -169,7 +180,7 @@ static void every_form_is_read_in_any_pieces(void **state)
 
     (void)state;
     for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++) {
-        size_t n = f == 3 ? N_ITEMS - 2 : N_ITEMS; /* ustar has no room for such names */
+        size_t n = f == 3 ? N_ITEMS - 3 : N_ITEMS; /* ustar has no room for such names */
         size_t len = make_archive(forms[f], n, data);
 
         for (size_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++) {
@@ -193,9 +204,7 @@ static void what_we_write_libarchive_reads(void **state)
         const struct item *item = &items[i];
 
         tar_put_entry(&b,
-                      &(struct guest_entry){.kind = item->type == AE_IFREG   ? GUEST_FILE
-                                                    : item->type == AE_IFDIR ? GUEST_DIRECTORY
-                                                                             : GUEST_SYMLINK,
+                      &(struct guest_entry){.kind = kind_of(item),
                                             .path = item->path,
                                             .link_target = item->target,
                                             .mode = item->mode,
@@ -218,12 +227,15 @@ static void what_we_write_libarchive_reads(void **state)
 
         assert_int_equal(archive_read_next_header(a, &entry), ARCHIVE_OK);
         assert_string_equal(archive_entry_pathname(entry), item->path);
-        assert_int_equal(archive_entry_filetype(entry), item->type);
+        if (item->type != AE_HARD)
+            assert_int_equal(archive_entry_filetype(entry), item->type);
         assert_int_equal(archive_entry_perm(entry), item->mode);
         assert_int_equal(archive_entry_uid(entry), item->uid);
         assert_int_equal(archive_entry_mtime(entry), item->mtime);
         assert_int_equal(archive_entry_size(entry), item->size);
-        if (item->target)
+        if (item->type == AE_HARD)
+            assert_string_equal(archive_entry_hardlink(entry), item->target);
+        else if (item->target)
             assert_string_equal(archive_entry_symlink(entry), item->target);
     }
     assert_int_equal(archive_read_next_header(a, &entry), ARCHIVE_EOF);
@@ -294,7 +306,7 @@ static void what_cannot_be_carried_is_refused_by_name(void **state)
         {"/abs/./x//y/", '5', "00000000000", "", "abs/x/y"},
         {"..hidden/..", '0', "00000000000", "\"..\"", ""},
         {"a/../../etc/passwd", '0', "00000000000", "\"..\"", ""},
-        {"hard", '1', "00000000000", "hard is a hard link", ""},
+        {"hard", '1', "00000000000", "", "hard"},
         {"gnu", 'S', "00000000000", "gnu: a kind", ""},
         {"fifo", '6', "00000000000", "", ""},
         {"./", '5', "00000000000", "", ""},
@@ -314,6 +326,23 @@ static void what_cannot_be_carried_is_refused_by_name(void **state)
         if (!strstr(error, cases[i].error) || (!*cases[i].error && *error))
             fail_msg("%s: \"%s\"", cases[i].name, error);
         assert_string_equal(seen, cases[i].seen);
+    }
+}
+
+static void a_hard_link_that_climbs_is_refused(void **state)
+{
+    static const char *const targets[] = {"../secret", "a/../../secret", "..", "/", "."};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(targets) / sizeof(targets[0]); i++) {
+        auto_buf struct buf b = BUF(4096);
+        char seen[64];
+
+        tar_put_entry(&b,
+                      &(struct guest_entry){
+                          .kind = GUEST_HARD_LINK, .path = "name", .link_target = targets[i]});
+        assert_non_null(strstr(try_out(&b, seen), "no path of the archive"));
+        assert_string_equal(seen, "");
     }
 }
 
@@ -345,6 +374,7 @@ int main(void)
         checked_test(what_we_write_libarchive_reads),
         checked_test(what_cannot_be_carried_is_refused_by_name),
         checked_test(what_is_no_archive_is_refused),
+        checked_test(a_hard_link_that_climbs_is_refused),
     };
 
     return cmocka_run_group_tests_name("tar", tests, NULL, NULL);
