@@ -86,7 +86,8 @@ void doubles_run(struct bench *b, int from, int to); /* vm-0, vm-1, ...; until t
 void doubles_each(const struct bench *b, void (*fn)(void *arg, pid_t pid), void *arg);
 void doubles_signal(const struct bench *b, int number);
 
-/* The daemon to come has this one for a default: its double, unless the environment names another. */
+/* The daemon to come has this one for a default: its double, unless the environment names another.
+ */
 void use_hypervisor(const struct bench *b);
 
 /* --- stream.c: a connection of its own to the daemon, for what api() cannot --- */
@@ -116,6 +117,8 @@ void phases_add(struct bench *b, struct phases *p, const char *operation, const 
 double phases_last(const struct phases *p, const char *name); /* 0: there is none */
 /* Of a restore or fork: from the spawn of the VMM to its exec, its own start, load, resume. */
 double phases_vmm(const struct phases *p);
+/* Of the same: how long it stood still for the disk. */
+double phases_disk(const struct phases *p);
 void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
 
@@ -128,6 +131,11 @@ pid_t vmm_pid(const struct bench *b, const char *id);
  */
 void breakdown_print(const struct bench *b, const struct phases *p, int i, const char *id,
                      double total_ms);
+
+/* --- disk.c: in the data directory, what a commit waits for, and what a fork of that instance,
+ * which sleeps, waits for with its commit --- */
+double bare_commit_ms(const struct bench *b);
+double bare_fork_ms(const struct bench *b, const char *source);
 
 /* Firecracker alone, from its spawn to a socket that takes a connection. */
 double bare_start_ms(struct bench *b);

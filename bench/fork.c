@@ -6,6 +6,7 @@
  * row share the machine with the forks before them, which just woke and are busy; the
  * same sixteen each alone tell how much of the difference that is.
  */
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 
 enum {
     ITERATIONS = 16,
+    SETTLE_MS = 50, /* after a deletion: what the kernel lets go of is no cost of the next */
     SIBLINGS = 4,
     BURST = 16,
     MOST_AT_ONCE = 64,
@@ -46,7 +48,7 @@ static void delete_forks(struct bench *b, int n)
 }
 
 struct costs {
-    struct samples total, clone, vmm, ours, start;
+    struct samples total, clone, vmm, ours, disk, rest, start;
     struct phases phases;
 };
 
@@ -87,6 +89,8 @@ static void fork_once(struct bench *b, struct costs *c, int i, char id[ID_SIZE])
     samples_add(&c->clone, clone);
     samples_add(&c->vmm, vmm);
     samples_add(&c->ours, ms - vmm - clone);
+    samples_add(&c->disk, phases_disk(&c->phases));
+    samples_add(&c->rest, ms - vmm - clone - phases_disk(&c->phases));
     samples_add(&c->start, phases_last(&c->phases, "hypervisor.start_process"));
     if (prints_breakdown(b))
         breakdown_print(b, &c->phases, i, id, ms);
@@ -98,21 +102,26 @@ static void costs_free(struct costs *c)
     samples_free(&c->clone);
     samples_free(&c->vmm);
     samples_free(&c->ours);
+    samples_free(&c->disk);
+    samples_free(&c->rest);
     samples_free(&c->start);
     phases_free(&c->phases);
 }
 
 /* Each is gone before the next: what the forks before it do costs it nothing. */
-static void measure_alone(struct bench *b, int n)
+static void measure_alone(struct bench *b, const char *source, int n)
 {
     struct samples bare = {0};
     struct samples beyond = {0};
+    struct samples bare_disk = {0};
     struct costs c = {0};
     char id[ID_SIZE];
 
     for (int i = 0; i < n; i++) {
         fork_once(b, &c, 0, id);
         delete_vm(b, "fork-0");
+        samples_add(&bare_disk, bare_fork_ms(b, source));
+        (void)poll(NULL, 0, SETTLE_MS);
         if (!is_firecracker(b))
             continue;
         samples_add(&bare, bare_start_ms(b));
@@ -128,6 +137,10 @@ static void measure_alone(struct bench *b, int n)
     bench_row(b, "clone_disks", "ms", &c.clone);
     bench_row(b, "vmm", "ms", &c.vmm);
     bench_row(b, "ours", "ms", &c.ours);
+    bench_row(b, "ours_disk", "ms", &c.disk);
+    bench_row(b, "bare_disk", "ms", &bare_disk);
+    bench_row(b, "ours_but_disk", "ms", &c.rest);
+    samples_free(&bare_disk);
     phases_rows(b, &c.phases);
     costs_free(&c);
 }
@@ -324,7 +337,7 @@ void bench_fork(struct bench *b)
 
     measure_running(b, source, n);
     (void)api(b, "POST /instances/bench/standby", NULL, 200);
-    measure_alone(b, n);
+    measure_alone(b, source, n);
     measure_siblings(b, n < SIBLINGS ? n : SIBLINGS);
     if (may_be_doubled(b))
         measure_slope(b);

@@ -240,7 +240,7 @@ void bench_parked(struct bench *b)
     doubles_run(b, 0, n);
     for (int i = 0; i < n; i++)
         ids[i] = id_of(b, i);
-    socket_open(b, &s, "exec", "{\"command\":[\"/bin/cat\"]}");
+    socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/cat\"]}");
     (void)echoed(&s);
     for (int i = 0; i < (b->iterations ? b->iterations : ROUNDS); i++)
         take_turns(b, &s, ids, n, &results);

@@ -81,6 +81,22 @@ double phases_vmm(const struct phases *p)
            phases_last(p, "resume_vm");
 }
 
+static bool has(const struct phases *p, const char *name)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        if (strcmp(p->all[i].name, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Where the commit goes on beside the VMM's start its own span is no wait. */
+double phases_disk(const struct phases *p)
+{
+    return phases_last(p, "await_directory") +
+           phases_last(p, has(p, "await_commit") ? "await_commit" : "store.commit");
+}
+
 void phases_rows(struct bench *b, struct phases *p)
 {
     for (size_t i = 0; i < p->n; i++) {

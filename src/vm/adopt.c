@@ -262,7 +262,8 @@ static void settle_row(struct adoption *a, struct instance *row)
     }
     row->run.disk_stamp = 0;
     slot = network_adopt_slot(a->w, row, pidfd);
-    live_attach(a->w, row, take_fd(&pidfd), dir_fd, slot);
+    live_attach(a->w, row, take_fd(&pidfd), slot);
+    live_listen(row, dir_fd);
     prober_resync(&a->w->prober, row); /* nobody heard its events meanwhile */
     if (is_cut_short)
         vm_op_begin(a->w, row, vm_op_new(&verb_go_on, NULL, NULL));

@@ -268,8 +268,7 @@ static void process_ended(struct ending *end, const struct proc_exit *how)
     live_judge(live->world, live->row);
 }
 
-void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd,
-                 struct net_slot *slot)
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, struct net_slot *slot)
 {
     struct vm_live *live = mem_new(struct vm_live);
     struct err e = {0};
@@ -288,13 +287,50 @@ void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd
         log_error("instance %s: its end will not be seen: %s", row->id, e.msg);
         err_clear(&e);
     }
-    live_connect_agent(live, dir_fd);
-    live->logs = log_limit_new(w, row->id, dir_fd);
-    if (!row->spec->driver->monitor)
+    if (row->spec->driver->monitor)
+        prober_add(&w->prober, &live->question, row);
+}
+
+void live_listen(struct instance *row, int dir_fd)
+{
+    struct vm_live *live = row->live;
+    struct err e = {0};
+
+    if (live->listens)
         return;
-    prober_add(&w->prober, &live->question, row);
-    if (open_monitor(live, dir_fd, &e) < 0)
+    live->listens = true;
+    loop_timer_stop(live->world->loop, &live->greeting);
+    live_connect_agent(live, dir_fd);
+    live->logs = log_limit_new(live->world, row->id, dir_fd);
+    if (row->spec->driver->monitor && !live->monitor && open_monitor(live, dir_fd, &e) < 0)
         log_warn("instance %s: %s", row->id, e.msg);
+}
+
+void live_listen_now(struct vm_live *live)
+{
+    struct err e = {0};
+    auto_close int dir_fd =
+        live->listens ? -1 : env_open_instance(&live->world->env, live->row->id, &e);
+
+    if (dir_fd >= 0)
+        live_listen(live->row, dir_fd);
+    else if (!live->listens)
+        log_warn("instance %s: %s", live->row->id, e.msg);
+}
+
+static void listen_now(struct timer *t)
+{
+    live_listen_now(container_of(t, struct vm_live, greeting));
+}
+
+void live_listen_soon(struct instance *row)
+{
+    struct vm_live *live = row->live;
+
+    if (!live || live->listens)
+        return;
+    live->greeting.fn = listen_now;
+    loop_timer_start(live->world->loop, &live->greeting, 0);
 }
 
 void live_detach(struct vm_world *w, struct instance *row)

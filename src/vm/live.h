@@ -22,12 +22,17 @@
 struct guest;
 struct net_slot;
 
+/* Takes the pidfd and the slot in the network (NULL for none). Its end is seen from here on. */
+void live_attach(struct vm_world *w, struct instance *row, int pidfd, struct net_slot *slot);
+
 /*
- * Takes the pidfd and the slot in the network (NULL for none). dir_fd is borrowed: sockets in it
- * are connected, no fd of it is kept.
+ * Connects to its monitor and to its guest's agent, and watches its logs; dir_fd, the instance's
+ * directory, is borrowed. Nobody waits for that: live_listen_soon() leaves it to the end of the
+ * loop's turn, when the answer to whoever had it started is out. That one is fine on a row without
+ * a process, too; both are a second time.
  */
-void live_attach(struct vm_world *w, struct instance *row, int pidfd, int dir_fd,
-                 struct net_slot *slot);
+void live_listen(struct instance *row, int dir_fd);
+void live_listen_soon(struct instance *row);
 
 /* Lets go of everything; the process is not touched. Fine on a row without one. */
 void live_detach(struct vm_world *w, struct instance *row);

@@ -49,6 +49,8 @@ int live_freeze(const struct instance *row)
     struct vm_live *live = row->live;
     int fd;
 
+    if (live)
+        live_listen_now(live);
     if (!live || !live->agent)
         return -1;
     live_tell_frozen(live, 2); /* an operation that has given up */

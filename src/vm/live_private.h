@@ -25,6 +25,7 @@ struct vm_live {
     int pidfd;
     struct ending end;
     struct vmm_monitor *monitor;
+    bool listens;  /* to the monitor and the agent, or has tried to */
     bool is_ready; /* the monitor takes questions */
     bool is_asked; /* one waits for that */
     struct question question;
@@ -33,7 +34,7 @@ struct vm_live {
     struct dial *dial; /* how the agent is reached where that may take several tries; else NULL */
     int64_t
         shutdown_due_ms; /* the grace of a shutdown that the agent is told when it is reached; 0 */
-    struct timer greeting; /* looks for it; after a restore only */
+    struct timer greeting; /* begins to listen; then looks for it, after a restore only */
     unsigned greetings;    /* so many were tried */
     int64_t freezes;       /* so many were asked for: the serial of the last */
     int frozen_fd;         /* an operation waits here to hear that the workload stands still; -1 */
@@ -49,6 +50,9 @@ struct vm_live {
 
 /* What was observed is shown at once; the store hears of it when it can. */
 void live_observed(struct vm_live *live);
+
+/* live_listen() in the instance's own directory. */
+void live_listen_now(struct vm_live *live);
 
 /* To the agent: in the way that the driver has. dir_fd is borrowed for the call. */
 void live_connect_agent(struct vm_live *live, int dir_fd);

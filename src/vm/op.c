@@ -49,7 +49,7 @@ void vm_op_show(struct vm_world *w, struct instance *row, struct vm_op *op)
     row->observed_us = wall_us();
     network_name(w, row);
     if (op->started.pidfd >= 0)
-        live_attach(w, row, take_fd(&op->started.pidfd), op->dir_fd, network_hand_over(w, op));
+        live_attach(w, row, take_fd(&op->started.pidfd), network_hand_over(w, op));
     else if (!vm_state_has_process(row->run.state))
         live_detach(w, row);
     else
@@ -209,8 +209,10 @@ static void op_done(struct job *job)
     settle(w, row, op);
     answer(op, table_by_id(&w->table, id));
     row = table_by_id(&w->table, id);
-    if (row)
-        hand_over(row);
+    if (!row)
+        return;
+    live_listen_soon(row);
+    hand_over(row);
 }
 
 /* For the people who read the instance's own log; what it misses is in the daemon's. */

@@ -147,14 +147,17 @@ int snapshot_take(const struct op *op, const struct vmm_handle *vm, const struct
 int64_t snapshot_disk_stamp(int dir_fd)
 {
     static const char *const disks[] = {VMM_OVERLAY, VMM_CONFIG_DISK};
-    int64_t latest = 0;
+    int64_t latest = 1; /* a disk that is not there was written to by nobody */
 
     for (size_t i = 0; i < sizeof(disks) / sizeof(disks[0]); i++) {
         struct stat st;
         int64_t at;
 
-        if (fstatat(dir_fd, disks[i], &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (fstatat(dir_fd, disks[i], &st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno == ENOENT)
+                continue;
             return 0;
+        }
         at = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
         if (at > latest)
             latest = at;

@@ -49,7 +49,8 @@ int snapshot_sync(int dir_fd, struct err *e);
 /*
  * When the writable disks were last written to, in ns. While it stands still no guest
  * has run on from the snapshot, and it still fits its disk. Means nothing after a boot
- * of the host: data may have reached the disk before the time did. 0: cannot be had.
+ * of the host: data may have reached the disk before the time did. One that is missing counts
+ * as never written to. 0: cannot be had.
  */
 int64_t snapshot_disk_stamp(int dir_fd);
 

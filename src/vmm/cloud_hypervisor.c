@@ -116,13 +116,14 @@ static int bring_up(const struct op *op, struct start *s, const struct vmm_load 
         return -1;
     if (load && load->started)
         load->started(load->arg, &s->base.process);
-    s->base.api = vmm_api_client(s->base.boot->dir_fd);
     return 0;
 }
 
 static int say(const struct op *op, struct start *s, const char *request, const char *body,
                struct err *e)
 {
+    if (!s->base.api)
+        s->base.api = vmm_api_client(s->base.boot->dir_fd);
     return cloud_hypervisor_call(op, s->base.api, request, body, NULL, e) < 0
                ? vmm_start_explain(&s->base, e)
                : 0;

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 
 import harness
 from harness import Api
@@ -74,3 +75,40 @@ def memory_hash(daemon, instance):
 
 def fork(daemon, source, name, state="Running"):
     return daemon.api.post(f"/instances/{source}/fork", {"name": name, "target_state": state, "wait_for_network": True})
+
+
+def truncate_memory(here):
+    os.truncate(here / "snapshot/memory", 4096)
+
+
+def spoil_state(here):
+    (here / "snapshot/state").write_text("no state that anybody wrote")
+
+
+def take_disk_away(here):
+    (here / "overlay.raw").rename(here / "hidden")
+
+
+SPOILERS = [truncate_memory, spoil_state, take_disk_away]
+
+
+def check_that_a_spoilt_snapshot_is_refused_and_kept(daemon, spoil, words):
+    """A load of it ends its process and says why; the instance sleeps on, and wakes once it is whole again."""
+    made = create(daemon)
+    daemon.api.post("/instances/vm/standby")
+    here = daemon.instance_dir(made["id"])
+    names = ("snapshot/memory", "snapshot/state", "overlay.raw")
+    whole = {name: (here / name).read_bytes() for name in names}
+    spoil(here)
+    spoilt = {name: (here / name).read_bytes() for name in names if (here / name).exists()}
+    for _ in range(2):
+        refused = daemon.api.request("POST", "/instances/vm/restore")
+        assert refused.status in (409, 500) and words in refused.json()["message"], refused
+        assert daemon.api.get("/instances/vm")["state"] == "Standby" and not daemon.vm_processes()
+        assert spoilt == {name: (here / name).read_bytes() for name in names if (here / name).exists()}
+        daemon.restart(signal.SIGKILL)  # that it sleeps is what the record says too
+    for name, content in whole.items():
+        (here / name).write_bytes(content)
+    (here / "hidden").unlink(missing_ok=True)
+    assert daemon.api.post("/instances/vm/restore")["state"] == "Running"
+    daemon.api.delete("/instances/vm")

@@ -11,7 +11,7 @@ import signal
 import pytest
 
 import doubled
-from doubled import counts, create, fork, memory_hash, name_on_disk, traces
+from doubled import SPOILERS, check_that_a_spoilt_snapshot_is_refused_and_kept, counts, create, fork, memory_hash, name_on_disk, traces
 from harness import Api, Background, until, wait_gone
 from sockets import execute
 
@@ -184,6 +184,11 @@ def test_a_restore_that_fails_says_why_and_the_instance_sleeps_on(ch, faults, wo
     ch.api.delete("/instances/vm")
 
 
+@pytest.mark.parametrize("spoil, words", zip(SPOILERS, ["bytes of memory", "answered PUT vm.restore with 500: ", "o such file"]))
+def test_a_snapshot_that_is_spoilt_is_refused_and_kept(ch, spoil, words):
+    check_that_a_spoilt_snapshot_is_refused_and_kept(ch, spoil, words)
+
+
 def test_pauses_that_somebody_else_makes_are_seen(ch):
     made = create(ch)
     tell(ch, made, "/api/v1/vm.pause")
@@ -228,6 +233,8 @@ def test_a_snapshot_that_outlives_its_deadline_is_given_up_and_the_vm_runs_on(ha
     assert hasty.api.get("/instances/vm")["state"] == "Running"
     hasty.faults.write_text("")
     until("it has given it up", lambda: not half_made(hasty, made))
+    until("it was let run on", lambda: counts(hasty, made)["resumes"] == 1)
+    assert hasty.vm_pid(made["id"]) == pid, "its VMM was not ended for it"
     until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
     assert hasty.api.post("/instances/vm/restore")["state"] == "Running"
     assert hasty.vm_pid(made["id"]) != pid
@@ -312,6 +319,7 @@ def test_a_fork_whose_capture_outlives_its_deadline_leaves_the_source_running(ha
     assert late.status == 504, late
     assert [one["name"] for one in hasty.api.get("/instances")] == ["vm"]
     hasty.faults.write_text("")
+    until("it was let run on", lambda: counts(hasty, made)["resumes"] == 1)
     until("the row is free", lambda: hasty.api.request("POST", "/instances/vm/standby").status == 200)
     assert [p.name for p in (hasty.data / "instances").iterdir()] == [made["id"]]
     hasty.api.delete("/instances/vm")

@@ -11,7 +11,7 @@ import pytest
 
 import doubled
 import harness
-from doubled import counts, create, fork, memory_hash, name_on_disk, traces
+from doubled import SPOILERS, check_that_a_spoilt_snapshot_is_refused_and_kept, counts, create, fork, memory_hash, name_on_disk, traces
 from harness import Api, Background, until
 
 
@@ -215,15 +215,17 @@ def test_a_restore_that_fails_says_why_and_the_instance_sleeps_on(fc, faults, wo
     fc.api.delete("/instances/vm")
 
 
-def test_a_snapshot_that_is_spoilt_is_refused_in_its_own_words(fc):
+@pytest.mark.parametrize("spoil, words", zip(SPOILERS, ["smaller than the mapping", "CRC64 validation failed", "o such file"]))
+def test_a_snapshot_that_is_spoilt_is_refused_in_its_own_words_and_kept(fc, spoil, words):
+    check_that_a_spoilt_snapshot_is_refused_and_kept(fc, spoil, words)
+
+
+def test_a_state_of_another_version_is_refused_in_its_own_words(fc):
     made = create(fc)
     fc.api.post("/instances/vm/standby")
-    os.truncate(fc.instance_dir(made["id"]) / "snapshot/memory", 4096)
-    refused = fc.api.request("POST", "/instances/vm/restore")
-    assert refused.status == 500 and "smaller than the mapping" in refused.json()["message"], refused
-    assert fc.api.get("/instances/vm")["state"] == "Standby"
     (fc.instance_dir(made["id"]) / "snapshot/state").write_text("firecracker-double 9.9.9\n{}")
     assert "Invalid data version" in fc.api.request("POST", "/instances/vm/restore").json()["message"]
+    assert fc.api.get("/instances/vm")["state"] == "Standby" and not fc.vm_processes()
     fc.api.delete("/instances/vm")
 
 

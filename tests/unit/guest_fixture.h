@@ -156,8 +156,8 @@ static inline struct fixture *make(bool start_agent)
     live_attach(&f->world,
                 f->row,
                 (int)syscall(SYS_pidfd_open, start_agent ? f->agent : getpid(), 0),
-                f->dir_fd,
                 NULL);
+    live_listen(f->row, f->dir_fd);
     return f;
 }
 

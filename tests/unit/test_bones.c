@@ -844,7 +844,8 @@ static void a_restored_guest_that_does_not_greet_is_met_again(void **state)
     pidfd = live_dup_pidfd(row);
     live_detach(&f->world, row);
     row->run.incarnation++; /* as a restore leaves it: the guest's own boot is older */
-    live_attach(&f->world, row, pidfd, dir_fd, NULL);
+    live_attach(&f->world, row, pidfd, NULL);
+    live_listen(row, dir_fd);
     run_until(f, came_twice_and_went_once);
     close(first_fd);
     close(second_fd);
