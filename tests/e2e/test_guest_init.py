@@ -12,8 +12,8 @@ echo "I am $$"
 cat /run/systemd/system/sysinit.target.wants/hypeman-agent.service
 exec 3</dev/null
 serve() { $(sed -n 's/^ExecStart=//p' /run/systemd/system/hypeman-agent.service) & agent=$!; }
-serve
 trap 'kill $agent; wait $agent; echo rebooting; sync; echo b > /proc/sysrq-trigger' 39
+serve
 while :; do kill -0 $agent || serve; sleep 1; done
 """
 
@@ -94,6 +94,7 @@ def test_another_init_has_the_agent_beside_it(boot):
     assert channel.expect(STARTED)["mode"] == "systemd"
     execute(channel, "cat", "/proc/1/comm")
     assert finish(channel, 1).out == b"init\n"
+    guest.wait_output("here")  # from then on that init heeds signals
     channel.send(frame(SHUTDOWN, {"grace_ms": 5000}))
     assert guest.wait() == 0
 
