@@ -179,7 +179,8 @@ def test_a_copy_that_a_client_leaves_in_the_middle_harms_nobody(daemon, box):
         async with connect(daemon, f"/instances/{box}/cp") as socket:
             await socket.send('{"direction":"to","guest_path":"/tmp/half"}')
             await socket.send(b"x" * PARTS)
-        async with connect(daemon, f"/instances/{box}/cp") as socket:
+        # Messages that nobody takes may stand before the answer to its close: it waits no longer than it must.
+        async with connect(daemon, f"/instances/{box}/cp", close_timeout=0.2) as socket:
             await socket.send('{"direction":"from","guest_path":"/bin/busybox"}')
             await socket.recv()
 

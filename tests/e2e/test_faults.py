@@ -284,10 +284,13 @@ def meet_each(w, steps, meet):
     assert not missed, f"these {len(missed)} of {len(steps)} steps did not come again: {missed}"
 
 
-each_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+def scenarios(*names):
+    """Every one where every step is asked for, else these."""
+    chosen = [one for one in SCENARIOS if EVERY_STEP or not names or one.name in names]
+    return pytest.mark.parametrize("scenario", chosen, ids=lambda one: one.name)
 
 
-@each_scenario
+@scenarios()
 def test_a_daemon_that_is_killed_at_a_step_finishes_or_undoes_it(world, recorded, scenario):
     w = world
 
@@ -305,7 +308,7 @@ def test_a_daemon_that_is_killed_at_a_step_finishes_or_undoes_it(world, recorded
     meet_each(w, steps_of(w, recorded, scenario), meet)
 
 
-@each_scenario
+@scenarios("standby", "restore", "fork-stopped", "fork-running")
 def test_a_disk_that_is_full_from_a_step_on_refuses_it_and_harms_nothing(world, recorded, scenario):
     w = world
 
@@ -329,7 +332,7 @@ def test_a_disk_that_is_full_from_a_step_on_refuses_it_and_harms_nothing(world, 
     meet_each(w, [step for step in steps if not re.match("qmp|unlinkat|clone|create .*hypeman.log", step[0])], meet)
 
 
-@each_scenario
+@scenarios("standby", "restore", "fork-standby-run", "fork-running")
 def test_a_vmm_that_is_killed_at_a_step_takes_nobody_with_it(world, recorded, scenario):
     w = world
     steps = steps_of(w, recorded, scenario)

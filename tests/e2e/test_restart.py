@@ -31,7 +31,7 @@ def same(instance):
 
 
 @pytest.mark.parametrize("number", [
-    pytest.param(signal.SIGKILL, marks=pytest.mark.core), signal.SIGTERM, signal.SIGINT,
+    pytest.param(signal.SIGKILL, marks=pytest.mark.core), signal.SIGTERM,
 ], ids=lambda number: number.name)
 def test_vms_live_on_and_are_found_again(own_daemon, number):
     d = own_daemon
