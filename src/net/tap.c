@@ -22,6 +22,7 @@
 
 enum {
     FRAME_MAX = 70 * 1024,
+    DRAIN_MAX = 4096, /* frames; the kernel queues 1,000 of a TAP */
     KIND = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
     NAMES = 100000000, /* as many digits as the name of an upload's interface has room for */
     NAMES_TRIED = 1 << 16,
@@ -98,11 +99,15 @@ int tap_return(const char *name, struct err *e)
     return fd;
 }
 
+/* The file may be one that a VMM opened, as it liked, and the host may go on sending. */
 void tap_drain(int fd)
 {
     static char discarded[FRAME_MAX]; /* nobody looks at it, so all threads may share it */
+    int flags = fcntl(fd, F_GETFL);
 
-    while (read(fd, discarded, sizeof(discarded)) > 0)
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return;
+    for (int i = 0; i < DRAIN_MAX && read(fd, discarded, sizeof(discarded)) > 0; i++)
         ;
 }
 

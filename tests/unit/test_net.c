@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The parts of net/ that need no rights. What packets do is in tests/net. */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "net/address.h"
 #include "net/plan.h"
+#include "net/tap.h"
 #include "unit.h"
 
 static struct subnet subnet(const char *text)
@@ -166,6 +170,21 @@ static void a_setting_that_cannot_be_is_named(void **state)
     refuse(&s, "network.ready_slots");
 }
 
+static void what_is_drained_is_not_waited_for(void **state)
+{
+    char byte;
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0); /* reads wait, as those of some VMM's TAP */
+    assert_int_equal(write(ends[1], "abc", 3), 3);
+    tap_drain(ends[0]);
+    assert_int_equal(read(ends[0], &byte, 1), -1);
+    assert_int_equal(errno, EAGAIN);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,6 +194,7 @@ int main(void)
         checked_test(a_kept_address_is_nobody_elses),
         checked_test(a_plan_is_read_from_the_settings),
         checked_test(a_setting_that_cannot_be_is_named),
+        checked_test(what_is_drained_is_not_waited_for),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
