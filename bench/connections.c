@@ -24,22 +24,6 @@ enum { GUESTS = 1000, EACH = 5, BATCH = 100, ROUNDS = 10, BASE = 0x0a640000, OUT
 
 static const struct net_plan plan = {.outer = {BASE, 16}};
 
-static void put_tuple(struct nlmsghdr *h, uint16_t which, const struct flow_key *k)
-{
-    struct nlattr *tuple = mnl_attr_nest_start(h, which);
-    struct nlattr *part = mnl_attr_nest_start(h, CTA_TUPLE_IP);
-
-    mnl_attr_put_u32(h, CTA_IP_V4_SRC, htonl(k->from));
-    mnl_attr_put_u32(h, CTA_IP_V4_DST, htonl(k->to));
-    mnl_attr_nest_end(h, part);
-    part = mnl_attr_nest_start(h, CTA_TUPLE_PROTO);
-    mnl_attr_put_u8(h, CTA_PROTO_NUM, IPPROTO_TCP);
-    mnl_attr_put_u16(h, CTA_PROTO_SRC_PORT, htons(k->from_port));
-    mnl_attr_put_u16(h, CTA_PROTO_DST_PORT, htons(k->to_port));
-    mnl_attr_nest_end(h, part);
-    mnl_attr_nest_end(h, tuple);
-}
-
 static void put_connection(struct nl *n, const struct flow_key *k)
 {
     struct nlmsghdr *h =
@@ -50,8 +34,8 @@ static void put_connection(struct nl *n, const struct flow_key *k)
     struct nlattr *part;
 
     g->nfgen_family = AF_INET;
-    put_tuple(h, CTA_TUPLE_ORIG, k);
-    put_tuple(h, CTA_TUPLE_REPLY, &back);
+    conntrack_put_tuple(h, CTA_TUPLE_ORIG, k);
+    conntrack_put_tuple(h, CTA_TUPLE_REPLY, &back);
     mnl_attr_put_u32(h, CTA_STATUS, htonl(IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED));
     mnl_attr_put_u32(h, CTA_TIMEOUT, htonl(3600));
     info = mnl_attr_nest_start(h, CTA_PROTOINFO);

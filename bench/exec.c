@@ -13,18 +13,6 @@
 
 enum { ITERATIONS = 500, PROGRAMS = 100, WARM_UPS = 10 };
 
-static double echo_once(struct socket *s)
-{
-    size_t want = s->received + 1;
-    double began = now_us();
-
-    socket_send(s, "x", 1);
-    socket_fill(s, want);
-    if (s->received != want)
-        give_up("the command in the guest has ended: %s", s->text);
-    return now_us() - began;
-}
-
 static double command_once(struct bench *b)
 {
     struct socket s;
@@ -54,11 +42,11 @@ static void echoes(struct bench *b, struct transport *t, struct series *all, int
     for (int i = 0; i < WARM_UPS; i++) {
         (void)transport_echo_us(t, ECHO_AT_ONCE);
         (void)transport_echo_us(t, ECHO_RELAYED);
-        (void)echo_once(&s);
+        (void)socket_echo_us(&s);
     }
     for (int i = 0; i < n; i++) {
         samples_add(&all->at_once, transport_echo_us(t, ECHO_AT_ONCE));
-        samples_add(&all->ours, echo_once(&s));
+        samples_add(&all->ours, socket_echo_us(&s));
         samples_add(&all->relayed, transport_echo_us(t, ECHO_RELAYED));
         samples_add(&all->over_at_once, all->ours.v[i] - all->at_once.v[i]);
         samples_add(&all->over_relayed, all->ours.v[i] - all->relayed.v[i]);

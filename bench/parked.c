@@ -65,24 +65,12 @@ static double timed(struct bench *b, const char *request, const char *body, int 
     return took;
 }
 
-static double echoed(struct socket *s)
-{
-    size_t want = s->received + 1;
-    double began = now_us();
-
-    socket_send(s, "x", 1);
-    socket_fill(s, want);
-    if (s->received != want)
-        give_up("the command has ended: %s", s->text);
-    return now_us() - began;
-}
-
 static void measure(struct bench *b, struct socket *s, struct samples *turn)
 {
     for (int i = 0; i < READS; i++) {
         samples_add(&turn[LIST], timed(b, "GET /instances", NULL, 200));
         samples_add(&turn[GET], timed(b, "GET /instances/bench", NULL, 200));
-        samples_add(&turn[EXEC], echoed(s));
+        samples_add(&turn[EXEC], socket_echo_us(s));
     }
     for (int i = 0; i < CREATES; i++) {
         samples_add(&turn[CREATE],
@@ -241,7 +229,7 @@ void bench_parked(struct bench *b)
     for (int i = 0; i < n; i++)
         ids[i] = id_of(b, i);
     socket_open(b, &s, "bench/exec", "{\"command\":[\"/bin/cat\"]}");
-    (void)echoed(&s);
+    (void)socket_echo_us(&s);
     for (int i = 0; i < (b->iterations ? b->iterations : ROUNDS); i++)
         take_turns(b, &s, ids, n, &results);
     socket_close(&s);

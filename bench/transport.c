@@ -185,6 +185,18 @@ void socket_fill(struct socket *s, size_t want)
         must(wsock_step(&op, &s->ws, &e), &e);
 }
 
+double socket_echo_us(struct socket *s)
+{
+    size_t want = s->received + 1;
+    double began = now_us();
+
+    socket_send(s, "x", 1);
+    socket_fill(s, want);
+    if (s->received != want)
+        give_up("the command in the guest has ended: %s", s->text);
+    return now_us() - began;
+}
+
 void socket_close(struct socket *s)
 {
     wsock_fini(&s->ws);

@@ -32,4 +32,5 @@ void socket_open(struct bench *b, struct socket *s, const char *what, const char
 void socket_send(struct socket *s, const void *data, size_t len);
 void socket_text(struct socket *s, const char *text);
 void socket_fill(struct socket *s, size_t bytes); /* until so much has come, or the end */
+double socket_echo_us(struct socket *s);          /* a byte through its command and back */
 void socket_close(struct socket *s);

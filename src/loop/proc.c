@@ -56,8 +56,8 @@ pid_t proc_pid(int pidfd, struct err *e)
     return (pid_t)pid;
 }
 
-/* Reads the start time. comm may hold spaces and ')', so fields are counted from the last ')'. */
-/* Fields of /proc/PID/stat by their numbers in proc(5); only the second may hold blanks. */
+/* Fields of /proc/PID/stat by their numbers in proc(5). Only the second, comm, may hold blanks and
+ * ')', so they are counted from the last ')'. */
 enum { STAT_UTIME = 14, STAT_STIME = 15, STAT_START = 22, STAT_VSIZE = 23, STAT_RSS = 24, N_STAT };
 
 static bool parse_stat(char *text, uint64_t out[N_STAT])

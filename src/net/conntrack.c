@@ -199,9 +199,9 @@ int conntrack_list(struct subnet guests, struct flow_news **out, size_t *n_out, 
     return 0;
 }
 
-static void put_tuple(struct nlmsghdr *h, const struct flow_key *k)
+void conntrack_put_tuple(struct nlmsghdr *h, uint16_t which, const struct flow_key *k)
 {
-    struct nlattr *tuple = mnl_attr_nest_start(h, CTA_TUPLE_ORIG);
+    struct nlattr *tuple = mnl_attr_nest_start(h, which);
     struct nlattr *part = mnl_attr_nest_start(h, CTA_TUPLE_IP);
 
     mnl_attr_put_u32(h, CTA_IP_V4_SRC, htonl(k->from));
@@ -224,7 +224,7 @@ int conntrack_forget(const struct flow_key *v, size_t n, struct err *e)
     for (size_t i = 0; i < n; i++) {
         struct nlmsghdr *h = begin(&nl, DELETE, 0);
 
-        put_tuple(h, &v[i]);
+        conntrack_put_tuple(h, CTA_TUPLE_ORIG, &v[i]);
         nl_end(&nl, h, "forget a connection", ENOENT);
     }
     return nl_send(&nl, e);

@@ -21,5 +21,9 @@ bool conntrack_read(const struct nlmsghdr *h, struct subnet guests, struct flow_
 /* Workers. All that there are; the caller frees *out. About 10 ms, however few there are. */
 int conntrack_list(struct subnet guests, struct flow_news **out, size_t *n_out, struct err *e);
 
+/* A connection's ends as its request or its answers have them: which is CTA_TUPLE_ORIG or _REPLY.
+ */
+void conntrack_put_tuple(struct nlmsghdr *h, uint16_t which, const struct flow_key *k);
+
 /* Workers. They are as if they had never been: what still comes of them is looked at anew. */
 int conntrack_forget(const struct flow_key *v, size_t n, struct err *e);

@@ -112,3 +112,16 @@ def check_that_a_spoilt_snapshot_is_refused_and_kept(daemon, spoil, words):
     (here / "hidden").unlink(missing_ok=True)
     assert daemon.api.post("/instances/vm/restore")["state"] == "Running"
     daemon.api.delete("/instances/vm")
+
+
+def check_that_a_deaf_guest_is_pressed_and_then_killed(daemon, request, pressed):
+    """A guest that does not hear its agent; request: what the VMM refuses then, so that only the kill is left."""
+    faults = "keeps-on 0\n" + (f"refuse 0 {request}\n" if request else "")
+    made = create(daemon)
+    daemon.faults.write_text(faults)
+    log = daemon.instance_dir(made["id"]) / "app.log"
+    stopped = daemon.api.post("/instances/vm/stop")
+    assert stopped["state"] == "Stopped" and not daemon.vm_processes()
+    assert (pressed in log.read_text()) == (request is None)
+    assert request is None or "did not end by itself" in stopped["exit_message"], stopped
+    daemon.api.delete("/instances/vm")

@@ -11,7 +11,17 @@ import pytest
 
 import doubled
 import harness
-from doubled import SPOILERS, check_that_a_spoilt_snapshot_is_refused_and_kept, counts, create, fork, memory_hash, name_on_disk, traces
+from doubled import (
+    SPOILERS,
+    check_that_a_deaf_guest_is_pressed_and_then_killed,
+    check_that_a_spoilt_snapshot_is_refused_and_kept,
+    counts,
+    create,
+    fork,
+    memory_hash,
+    name_on_disk,
+    traces,
+)
 from harness import Api, Background, until
 
 
@@ -337,14 +347,7 @@ def test_the_code_that_it_ends_with_becomes_a_reason(fc):
     fc.api.delete("/instances/vm")
 
 
-@pytest.mark.parametrize("faults, words", [("keeps-on 0\n", None), ("keeps-on 0\nrefuse 0 PUT /actions\n", "did not end by itself")], ids=["the keys", "SIGKILL"])
-def test_a_guest_that_does_not_hear_its_agent_gets_the_keys_and_then_the_kill(tmp_path, rootfs, faults, words):
+@pytest.mark.parametrize("refused", [None, "PUT /actions"], ids=["the keys", "SIGKILL"])
+def test_a_guest_that_does_not_hear_its_agent_gets_the_keys_and_then_the_kill(tmp_path, rootfs, refused):
     with serving(tmp_path, rootfs, INSTANCES__STOP_TIMEOUT="1s") as fc:
-        made = create(fc)
-        fc.faults.write_text(faults)
-        log = fc.instance_dir(made["id"]) / "app.log"
-        stopped = fc.api.post("/instances/vm/stop")
-        assert stopped["state"] == "Stopped" and not fc.vm_processes()
-        assert ("Ctrl-Alt-Del" in log.read_text()) == (words is None)
-        assert words is None or words in stopped["exit_message"], stopped
-        fc.api.delete("/instances/vm")
+        check_that_a_deaf_guest_is_pressed_and_then_killed(fc, refused, "Ctrl-Alt-Del")
