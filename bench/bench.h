@@ -127,6 +127,10 @@ double phases_disk(const struct phases *p);
 void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
 
+/* For how long, in ticks, this machine's own host has kept its processors from it. What was
+ * measured while that grew is no measure of ours. */
+double processors_stolen(void);
+
 /* The process that lives in the instance's directory. */
 pid_t vmm_pid(const struct bench *b, const char *id);
 

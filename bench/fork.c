@@ -49,7 +49,7 @@ static void delete_forks(struct bench *b, int n)
 }
 
 struct costs {
-    struct samples total, clone, vmm, ours, disk, rest, start;
+    struct samples total, clone, vmm, ours, disk, rest, unstolen, start;
     struct phases phases;
 };
 
@@ -75,9 +75,11 @@ static bool prints_breakdown(const struct bench *b)
 static void fork_once(struct bench *b, struct costs *c, int i, char id[ID_SIZE])
 {
     auto_free char *body = fork_body(i);
+    double stolen = processors_stolen();
     double began = now_us();
     const char *answer = api(b, fork_request, body, 201);
     double ms = (now_us() - began) / 1000;
+    bool is_disturbed = processors_stolen() > stolen;
     json_auto_t *row = json_loads(answer, 0, NULL);
     double clone;
     double vmm;
@@ -92,6 +94,8 @@ static void fork_once(struct bench *b, struct costs *c, int i, char id[ID_SIZE])
     samples_add(&c->ours, ms - vmm - clone);
     samples_add(&c->disk, phases_disk(&c->phases));
     samples_add(&c->rest, ms - vmm - clone - phases_disk(&c->phases));
+    if (!is_disturbed)
+        samples_add(&c->unstolen, c->rest.v[c->rest.n - 1]);
     samples_add(&c->start, phases_last(&c->phases, "hypervisor.start_process"));
     if (prints_breakdown(b))
         breakdown_print(b, &c->phases, (int)c->total.n - 1, id, ms);
@@ -105,6 +109,7 @@ static void costs_free(struct costs *c)
     samples_free(&c->ours);
     samples_free(&c->disk);
     samples_free(&c->rest);
+    samples_free(&c->unstolen);
     samples_free(&c->start);
     phases_free(&c->phases);
 }
@@ -141,6 +146,8 @@ static void measure_alone(struct bench *b, const char *source, int n)
     bench_row(b, "ours_disk", "ms", &c.disk);
     bench_row(b, "bare_disk", "ms", &bare_disk);
     bench_row(b, "ours_but_disk", "ms", &c.rest);
+    if (c.unstolen.n > 0)
+        bench_row(b, "ours_unstolen", "ms", &c.unstolen);
     samples_free(&bare_disk);
     phases_rows(b, &c.phases);
     costs_free(&c);
