@@ -498,7 +498,7 @@ static void leave(int fd, const char *name)
 static int take_back(const struct rig *r, const char *name)
 {
     struct err e = {0};
-    int fd = tap_of_process(r->process.pidfd, r->process.id.pid, name, &e);
+    int fd = tap_of_process(r->process.pidfd, name, &e);
 
     if (fd < 0)
         fail_msg("%s", e.msg);
