@@ -59,11 +59,13 @@ def pytest_runtest_makereport(item):
     report = (yield).get_result()
     if not report.failed:
         return
-    for name in ("daemon", "own_daemon"):
-        daemon = item.funcargs.get(name)
+    for daemon in item.funcargs.values():
         if not isinstance(daemon, harness.Daemon):
             continue
-        report.sections.append(("the daemon's log", daemon.log_tail()))
+        if daemon.process and daemon.process.poll() is not None:
+            report.longrepr.addsection("the daemon", f"it ended with {daemon.process.returncode}")
+        said = [("the daemon's log", daemon.log_tail())]
         for log in sorted(daemon.data.glob("instances/*/*.log")):
-            tail = log.read_text(errors="replace")[-2000:]
-            report.sections.append((f"{log.parent.name}/{log.name}", tail))
+            said.append((f"{log.parent.name}/{log.name}", log.read_text(errors="replace")[-2000:]))
+        for title, text in said:  # into the report itself: a section beside it is not in the XML
+            report.longrepr.addsection(title, text)

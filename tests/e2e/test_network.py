@@ -21,7 +21,7 @@ def fetch(daemon, address, path="/"):
                 while part := s.recv(65536):
                     data += part
                 return data.decode().partition("\r\n\r\n")[2].strip() if b" 200 " in data else None
-        except (ConnectionRefusedError, ConnectionResetError):
+        except (ConnectionRefusedError, ConnectionResetError, TimeoutError):
             return None
 
     return harness.until(f"{address} answers", once)
