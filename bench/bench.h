@@ -68,6 +68,14 @@ void data_unmount(struct bench *b);
 void daemon_start(struct bench *b);
 void daemon_stop(struct bench *b); /* SIGTERM */
 
+/* A second daemon beside it, in a directory and a network namespace of its own. */
+void twin_start(struct bench *twin, const struct bench *b);
+void twin_stop(struct bench *twin);
+
+/* With the rights to it into a new network namespace: the guests' network is not this host's then,
+ * nor that of a daemon that was started before. */
+void step_aside(void);
+
 /* A call that must answer with this status; the body, as a string that lives until the next call.
  */
 const char *api(struct bench *b, const char *request, const char *body, int want_status);

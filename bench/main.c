@@ -2,13 +2,9 @@
 /* hypeman-bench NAME [--json] [--iters N] [--filesystem KIND]: one benchmark, its table or one JSON
  * object; "list" names them. */
 #include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -144,19 +140,6 @@ static void usage(void)
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
-}
-
-/* With the rights to it into a network namespace: the guests' network is not this host's then. */
-static void step_aside(void)
-{
-    auto_close int fd = -1;
-    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-
-    if (unshare(CLONE_NEWNET) < 0)
-        return;
-    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &lo) < 0)
-        give_up("bring lo up: %m");
 }
 
 static void run(struct bench *b, size_t which, bool as_json)
