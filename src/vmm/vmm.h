@@ -289,9 +289,10 @@ int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct 
  * Ends the process and confirms that it is gone. The guest was asked over its
  * agent already (by the loop): waits up to grace_ms for the process to end by
  * itself, with a power button half-way where the driver has one, then kills. A
- * cancelled op cuts the grace, not the kill.
+ * cancelled op cuts the grace, not the kill. *killed_out (NULL: nobody asks): it had to be killed.
  */
-int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, struct err *e);
+int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, bool *killed_out,
+             struct err *e);
 
 /* Removes the sockets of a VMM that is gone, before another starts. */
 int vmm_clear_sockets(int dir_fd, struct err *e);

@@ -70,7 +70,7 @@ static void a_second_run_appends_to_the_serial_log(void **state)
     rig_init(&r, NULL);
     boot(&r);
     assert_int_equal(fstatat(r.dir_fd, VMM_SERIAL_LOG, &first, 0), 0);
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     close(take_fd(&r.process.pidfd));
     write_text(r.dir_fd, VMM_SERIAL_LOG, "the first run\n");
     boot(&r);

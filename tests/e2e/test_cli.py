@@ -462,6 +462,7 @@ def test_an_error_that_is_not_ours_shows_its_status(stub):
     (["logs", "a", "b"], "name one instance"),
     (["logs", "--tail", "0", "a"], "--tail takes a number"),
     (["logs", "--tail", "-1", "a"], "--tail takes a number"),
+    (["logs", "--tail", "All", "a"], "--tail takes a number"),
     (["run"], "name an image"),
     (["run", "--cpus", "two", "x"], "--cpus takes a number"),
     (["run", "-e", "=x", "x"], "--env takes"),
@@ -568,6 +569,11 @@ def test_logs_are_printed_raw_line_by_line(stub):
         STREAM + chunk(b": alive\n\nevent: x\nid: 1\n") + b"".join(map(event, lines)) + b"0\r\n\r\n")
     r = run(stub, "logs", "--tail", "5", "-s", "vmm", "web")
     assert r.returncode == 0 and r.stdout == "".join(line + "\n" for line in lines) and r.stderr == ""
+
+
+def test_logs_takes_all_for_all_lines(stub):
+    stub.routes["GET /instances/web/logs?tail=all&follow=false&source=app"] = STREAM + chunk(event("first")) + b"0\r\n\r\n"
+    assert run(stub, "logs", "--tail", "all", "web").stdout == "first\n"
 
 
 def test_logs_follow_prints_each_line_when_it_comes(stub):

@@ -817,7 +817,7 @@ static void stop(const struct vmm_handle *vm, const struct op *op, int64_t grace
     struct pollfd gone = {.fd = vm->pidfd, .events = POLLIN};
     struct err e = {0};
 
-    assert_int_equal(vmm_stop(op, vm, grace_ms, &e), 0);
+    assert_int_equal(vmm_stop(op, vm, grace_ms, NULL, &e), 0);
     assert_int_equal(poll(&gone, 1, 0), 1);
     close(vm->pidfd);
 }
