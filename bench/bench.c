@@ -3,12 +3,16 @@
 
 #include <fcntl.h>
 #include <math.h>
+#include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,7 +23,8 @@
 
 enum { CALL_MS = 120000, START_MS = 20000, ANSWER_MAX = 64 << 20 };
 
-static struct bench *running; /* for give_up() */
+enum { MOST_DAEMONS = 2 };
+static struct bench *running[MOST_DAEMONS]; /* for give_up() */
 
 double now_us(void)
 {
@@ -88,10 +93,12 @@ void give_up(const char *fmt, ...)
     (void)vfprintf(stderr, fmt, ap);
     va_end(ap);
     (void)fputc('\n', stderr);
-    if (running && running->daemon.pidfd >= 0)
-        (void)proc_signal(running->daemon.pidfd, SIGTERM, &ignored);
-    if (running)
-        data_unmount(running);
+    for (int i = 0; i < MOST_DAEMONS; i++) {
+        if (running[i] && running[i]->daemon.pidfd >= 0)
+            (void)proc_signal(running[i]->daemon.pidfd, SIGTERM, &ignored);
+        if (running[i])
+            data_unmount(running[i]);
+    }
     exit(1);
 }
 
@@ -137,7 +144,7 @@ void daemon_start(struct bench *b)
         openat(b->root_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     auto_free char *socket = mem_printf("%s/h.sock", b->root);
 
-    running = b;
+    running[running[0] && running[0] != b] = b;
     argv_push(&argv, b->binary);
     argv_push(&argv, "serve");
     argv_push(&argv, "--data-dir");
@@ -165,6 +172,44 @@ void daemon_stop(struct bench *b)
     close(take_fd(&b->daemon.pidfd));
     http_client_free(b->client);
     b->client = NULL;
+}
+
+void step_aside(void)
+{
+    auto_close int fd = -1;
+    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+
+    if (unshare(CLONE_NEWNET) < 0)
+        return;
+    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &lo) < 0)
+        give_up("bring lo up: %m");
+}
+
+void twin_start(struct bench *twin, const struct bench *b)
+{
+    struct err e = {0};
+
+    *twin = *b;
+    twin->client = NULL;
+    twin->daemon.pidfd = -1;
+    twin->is_mounted = false;
+    (void)snprintf(twin->root, sizeof(twin->root), "%.200s/twin", b->root);
+    must(dir_ensure(b->root_fd, "twin", 0700, &e), &e);
+    twin->root_fd = dir_open(b->root_fd, "twin", &e);
+    must(twin->root_fd, &e);
+    if (twin->filesystem)
+        data_mount(twin);
+    step_aside();
+    daemon_start(twin);
+}
+
+void twin_stop(struct bench *twin)
+{
+    daemon_stop(twin);
+    data_unmount(twin);
+    close(twin->root_fd);
+    running[1] = NULL;
 }
 
 void bench_image(struct bench *b)

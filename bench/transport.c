@@ -198,6 +198,7 @@ void socket_open(struct bench *b, struct socket *s, const char *what, const char
 
     (void)snprintf(where, sizeof(where), "%s/h.sock", b->root);
     session_target.socket_path = where;
+    session_forget();
     *s = (struct socket){.ws = WSOCK};
     must(wsock_open(&op, &s->ws, path, &events, s, &e), &e);
     socket_text(s, request);

@@ -77,6 +77,11 @@ static int connect_to(struct err *e)
         &session.client, url, path ? path : default_socket, from_environment("HYPEMAN_API_KEY"), e);
 }
 
+void session_forget(void)
+{
+    client_fini(&session.client);
+}
+
 const char *session_where(void)
 {
     return session.client.where ? session.client.where : "";

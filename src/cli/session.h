@@ -25,6 +25,9 @@ struct session_target {
 };
 extern struct session_target session_target;
 
+/* Whom requests went to so far: the next goes to what session_target names by then. */
+void session_forget(void);
+
 enum {
     SESSION_CALL_MS = 75 * 1000,        /* the daemon bounds nearly everything by 60 s */
     SESSION_CREATE_MS = 30 * 60 * 1000, /* an image may be pulled first */

@@ -6,12 +6,25 @@
 #include "vm/network.h"
 #include "vm/verbs.h"
 
+static bool is_new_rate(uint64_t now, uint64_t next)
+{
+    return next != 0 && next != now;
+}
+
+/* One that was given when it was made, for a network that it does not have, may be lifted. */
 static int check(const struct instance *row, struct vm_op *op, struct err *e)
 {
-    (void)row;
-    (void)op;
-    (void)e;
-    return 0;
+    const struct spec *now = row->spec;
+    const struct spec *next = op->next_spec;
+
+    if (now->network_enabled || !(is_new_rate(now->download_rate, next->download_rate) ||
+                                  is_new_rate(now->upload_rate, next->upload_rate)))
+        return 0;
+    return err_set(e,
+                   ERR_BAD_STATE,
+                   "update %s: it was made without a network (network.enabled is false), so there "
+                   "is no rate to change; create one that has a network",
+                   now->name);
 }
 
 static void begin(struct vm_world *w, struct instance *row, struct vm_op *op)

@@ -86,7 +86,7 @@ struct vmm_host {
 
 /* Ceilings a second; 0: none. */
 struct vmm_rates {
-    uint64_t disk_bytes;
+    uint64_t disk_bytes; /* of the image and of the overlay, each */
     uint64_t disk_requests;
     uint64_t net_in_bytes; /* as the guest sees it */
     uint64_t net_out_bytes;
@@ -115,7 +115,7 @@ struct vmm_boot {
     int tap_fd;             /* -1: no network device, but for user_net */
     const char *tap_name;   /* the same, for a VMM that opens it itself; NULL: none */
     struct vmm_user_net user_net;
-    struct vmm_rates rates;
+    struct vmm_rates rates; /* what was loaded keeps those that its snapshot holds, if it does */
     bool balloon;
     bool track_dirty; /* so that a later save may be a difference; costs faults while it runs */
 };

@@ -313,90 +313,83 @@ static void forks_load_at_once_while_the_source_runs(void **state)
     rig_end(&source);
 }
 
-static void a_difference_makes_a_whole_memory_and_leaves_the_base_alone(void **state)
+/* A source that sleeps, and its fork, which runs and whose writes are tracked. */
+struct family {
+    struct rig source;
+    struct rig fork;
+    uint32_t first; /* what the source counted to */
+    uint64_t hash;  /* of the source's memory */
+};
+
+static void family_begin(struct family *f, bool is_asked_for, const struct vmm_host *host)
 {
-    auto_close int base_fd = -1;
     struct vmm_load what;
     struct err e = {0};
     struct vmm_boot b;
-    struct rig source;
-    struct rig fork;
-    struct rig again;
-    uint32_t first;
-    uint32_t second;
-    uint64_t hash;
     bool runs;
+
+    rig_init(&f->source, NULL);
+    b = boot_of(&f->source);
+    b.track_dirty = is_asked_for;
+    boot_with(&f->source, &b);
+    await_text(f->source.dir_fd, VMM_SERIAL_LOG, "up");
+    f->first = sleep_vm(&f->source, -1);
+    f->hash = hash_of(f->source.dir_fd, VMM_SNAPSHOT_MEMORY);
+
+    clone_rig(&f->source, &f->fork, false);
+    what = load_of(&f->fork, true);
+    what.boot.track_dirty = is_asked_for;
+    what.boot.host = host;
+    if (try_load(&f->fork, &what, &runs, &e) < 0)
+        fail_msg("%s", e.msg);
+}
+
+/* The fork sleeps, whole: the kernel is in what its difference did not hold. */
+static void family_end(struct family *f, uint32_t second)
+{
+    struct rig again;
+
+    assert_int_equal(hash_of(f->source.dir_fd, VMM_SNAPSHOT_MEMORY), f->hash);
+    clone_rig(&f->fork, &again, false);
+    load(&again, true);
+    (void)sleep_once_beyond(&again, -1, second);
+    rig_end_one(&again);
+    rig_end_one(&f->fork);
+    rig_end(&f->source);
+}
+
+static void a_difference_makes_a_whole_memory_and_leaves_the_base_alone(void **state)
+{
+    auto_close int base_fd = -1;
+    struct family f;
 
     (void)state;
     if (lacks(subject.is_firecracker, "tracking of writes"))
         return;
-    rig_init(&source, NULL);
-    b = boot_of(&source);
-    b.track_dirty = true;
-    boot_with(&source, &b);
-    await_text(source.dir_fd, VMM_SERIAL_LOG, "up");
-    first = sleep_vm(&source, -1);
-    hash = hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY);
-
-    clone_rig(&source, &fork, false);
-    what = load_of(&fork, true);
-    what.boot.track_dirty = true;
-    if (try_load(&fork, &what, &runs, &e) < 0)
-        fail_msg("%s", e.msg);
-    base_fd = openat(source.dir_fd, VMM_SNAPSHOT_MEMORY, O_RDONLY | O_CLOEXEC);
-    second = sleep_once_beyond(&fork, base_fd, first);
-    assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
-
-    clone_rig(&fork, &again, false); /* the kernel is in what the difference did not hold */
-    load(&again, true);
-    (void)sleep_once_beyond(&again, -1, second);
-    rig_end_one(&again);
-    rig_end_one(&fork);
-    rig_end(&source);
+    family_begin(&f, true, &subject.host);
+    base_fd = openat(f.source.dir_fd, VMM_SNAPSHOT_MEMORY, O_RDONLY | O_CLOEXEC);
+    family_end(&f, sleep_once_beyond(&f.fork, base_fd, f.first));
 }
 
 /* By setting, of whatever was loaded; the memory that it maps has lost its name by then. */
 static void a_vm_that_was_loaded_is_saved_as_a_difference_to_what_it_maps(void **state)
 {
     struct vmm_host host = subject.host;
-    struct vmm_load what;
     struct err e = {0};
-    struct rig source;
-    struct rig fork;
-    struct rig again;
-    uint32_t first;
+    struct family f;
     uint32_t second;
-    uint64_t hash;
-    bool runs;
 
     (void)state;
     if (lacks(subject.is_firecracker, "tracking of writes"))
         return;
-    rig_init(&source, NULL);
-    boot(&source);
-    await_text(source.dir_fd, VMM_SERIAL_LOG, "up");
-    first = sleep_vm(&source, -1);
-    hash = hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY);
-
     host.firecracker_differences = true;
-    clone_rig(&source, &fork, false);
-    what = load_of(&fork, true);
-    what.boot.host = &host;
-    if (try_load(&fork, &what, &runs, &e) < 0)
-        fail_msg("%s", e.msg);
-    assert_int_equal(tree_remove(fork.dir_fd, VMM_SNAPSHOT_DIR, &e), 0);
-    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), 0);
-    second = sleep_vm(&fork, -1);
-    assert_int_equal(faccessat(fork.dir_fd, "writes-tracked", F_OK, 0), -1);
-    assert_true(second >= first);
-    assert_int_equal(hash_of(source.dir_fd, VMM_SNAPSHOT_MEMORY), hash);
-
-    clone_rig(&fork, &again, false);
-    load(&again, true);
-    (void)sleep_once_beyond(&again, -1, second);
-    rig_end_one(&again);
-    rig_end_one(&fork);
-    rig_end(&source);
+    family_begin(&f, false, &host);
+    assert_int_equal(tree_remove(f.fork.dir_fd, VMM_SNAPSHOT_DIR, &e), 0);
+    assert_int_equal(faccessat(f.fork.dir_fd, "writes-tracked", F_OK, 0), 0);
+    second = sleep_vm(&f.fork, -1);
+    assert_int_equal(faccessat(f.fork.dir_fd, "writes-tracked", F_OK, 0), -1);
+    assert_true(second >= f.first);
+    family_end(&f, second);
 }
 
 /* --- a load that fails --- */
@@ -498,7 +491,7 @@ static void leave(int fd, const char *name)
 static int take_back(const struct rig *r, const char *name)
 {
     struct err e = {0};
-    int fd = tap_of_process(r->process.pidfd, r->process.id.pid, name, &e);
+    int fd = tap_of_process(r->process.pidfd, name, &e);
 
     if (fd < 0)
         fail_msg("%s", e.msg);

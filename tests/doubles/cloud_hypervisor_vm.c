@@ -111,9 +111,9 @@ int machine_boot(struct machine *m, struct buf *why)
     return 0;
 }
 
-/* As the real one does it: a file that is there already is an error. */
-static int write_file(const char *dir, const char *name, const void *data, size_t len,
-                      struct buf *why)
+/* As the real one does it: a file that is there already is an error. The first bytes are zeroes. */
+static int write_file(const char *dir, const char *name, size_t zeroes, const void *data,
+                      size_t len, struct buf *why)
 {
     char path[PATH_ROOM];
     int fd;
@@ -123,7 +123,8 @@ static int write_file(const char *dir, const char *name, const void *data, size_
     fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return failed(why, "Error creating the snapshot's file");
-    whole = write(fd, data, len) == (ssize_t)len;
+    whole = ftruncate(fd, (off_t)(zeroes + len)) == 0 &&
+            pwrite(fd, data, len, (off_t)zeroes) == (ssize_t)len;
     close(fd);
     return whole ? 0 : failed(why, "Error writing the snapshot's file");
 }
@@ -131,7 +132,7 @@ static int write_file(const char *dir, const char *name, const void *data, size_
 static int write_json(const char *dir, const char *name, const json_t *value, struct buf *why)
 {
     char *out = json_dumps(value, JSON_COMPACT);
-    int rc = write_file(dir, name, out, strlen(out), why);
+    int rc = write_file(dir, name, 0, out, strlen(out), why);
 
     free(out);
     return rc;
@@ -151,14 +152,8 @@ static bool leaves_memory_out(const struct machine *m)
 /* What was added comes first. */
 static int write_memory(const struct machine *m, const char *dir, bool all, struct buf *why)
 {
-    size_t rest = all ? m->vm->memory_size : 0;
-    unsigned char *bytes = calloc(1, m->added + rest);
-    int rc;
-
-    memcpy(bytes + m->added, m->vm->memory, rest);
-    rc = write_file(dir, "memory-ranges", bytes, m->added + rest, why);
-    free(bytes);
-    return rc;
+    return write_file(
+        dir, "memory-ranges", m->added, m->vm->memory, all ? m->vm->memory_size : 0, why);
 }
 
 int machine_save(const struct machine *m, const char *dir, struct buf *why)

@@ -11,6 +11,7 @@
  *   drip MS [REQUEST]       one byte of the answer, a pause, the next
  *   half 0 [REQUEST]        half an answer, then the process dies
  *   garbage 0 [REQUEST]     answers what is no answer
+ *   hold MS [REQUEST]       does nothing for so long, then carries it out; nobody else is answered
  *   park MS [REQUEST]       carries it out, and takes so long; nobody else is answered
  *   refuse 0 [REQUEST]      answers an error
  *   die CODE [REQUEST]      exits instead of answering

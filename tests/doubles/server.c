@@ -72,6 +72,8 @@ static void handle(const struct server *s, int fd, const char *request, const ch
     }
     if (fault_is("die", request, &number))
         _exit(number);
+    if (fault_is("hold", request, &number))
+        fault_pause_ms(number);
     if (len && !body)
         s->fault(&a, "An error occurred when deserializing the json body of a request.");
     else if (fault_is("refuse", request, NULL))

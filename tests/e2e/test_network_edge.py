@@ -93,6 +93,16 @@ def test_the_rates_of_a_stopped_instance_are_those_of_its_next_start(daemon, api
     assert limits_of(daemon, tap_of(daemon, ip)) == (None, "8Mbit")
 
 
+def test_an_instance_without_a_network_has_no_rates_to_change(api):
+    made = api.create("sleep 1000", name="alone", network={"enabled": False, "bandwidth_upload": "80Mbps"})
+    for rate in "bandwidth_upload", "bandwidth_download":
+        refusal = api.fails(409, "invalid_state", "PATCH", "/instances/alone", {"network": {rate: "8Mbps"}})
+        assert "network.enabled" in refusal["message"] and refusal["message"].startswith("update alone: ")
+    assert api.ok("PATCH", "/instances/alone", {"network": {}})["network"] == made["network"], "nothing is asked for"
+    lifted = api.ok("PATCH", "/instances/alone", {"network": {"bandwidth_upload": "0"}})
+    assert "bandwidth_upload" not in lifted["network"]
+
+
 PORTS = [{"host_port": 8080, "guest_port": 80}]
 
 
