@@ -45,8 +45,6 @@ static void stream_free(struct stream *st)
 
     list_remove(&st->link);
     alarm_stop(&st->alarm);
-    if (is_framed(st) && st->pid > 0 && --st->of->n_workers == 0)
-        give_way(false);
     if (st->report_fd >= 0)
         (void)close(st->report_fd);
     source_close(p, &st->in);
@@ -412,8 +410,6 @@ void stream_started(struct stream *st, pid_t pid, int report_fd)
 {
     st->pid = pid;
     st->report_fd = report_fd;
-    if (is_framed(st) && st->of->n_workers++ == 0)
-        give_way(true);
     st->oom_kills = workload_oom_kills(st->of->cgroup_fd);
     watch_output(st);
 }

@@ -29,8 +29,7 @@ struct streams {
     const struct guest_config *config;
     int cgroup_fd; /* of the workload, where commands run too; -1 without one */
     struct list all;
-    size_t n_workers; /* while there are any, we and they give way to each other (agent/sys.h) */
-    bool is_blocked;  /* some wait for room in the channel */
+    bool is_blocked; /* some wait for room in the channel */
 };
 
 struct stream {
