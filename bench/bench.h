@@ -45,6 +45,7 @@ struct bench {
     int clients;
     const char *hypervisor; /* "firecracker": the real one that HYPEMAN_TEST_FIRECRACKER names, else
                                its double; NULL: the daemon's choice */
+    const char *guest;      /* of tests/guests: a kernel of a few instructions; NULL: a Linux */
     const char *filesystem; /* of the data directory, on a loop device; NULL: that of TMPDIR */
     struct bench_row rows[MAX_ROWS];
     size_t n_rows;
@@ -103,6 +104,10 @@ int stream_connect(const struct bench *b);
 void stream_send(int fd, const char *data, size_t len);
 size_t stream_receive(int fd, char *to, size_t room); /* at least one byte */
 
+/* Such a guest has no agent to say that it runs: what would have been said goes into its record.
+ * Starts the daemon anew, which takes the VM up by that. */
+void record_as_running(struct bench *b, const char *id);
+
 /* Records as real stopped instances leave them: instance-0, ... Starts the daemon anew. */
 void records_add(struct bench *b, int from, int to);
 
@@ -129,6 +134,10 @@ double phases_vmm(const struct phases *p);
 double phases_disk(const struct phases *p);
 void phases_rows(struct bench *b, struct phases *p); /* one row each, "span_NAME" */
 void phases_free(struct phases *p);
+
+/* For how long, in ticks, this machine's own host has kept its processors from it. What was
+ * measured while that grew is no measure of ours. */
+double processors_stolen(void);
 
 /* The process that lives in the instance's directory. */
 pid_t vmm_pid(const struct bench *b, const char *id);

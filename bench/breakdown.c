@@ -66,6 +66,21 @@ static double major_faults(pid_t pid)
     return at ? strtod(at, NULL) : 0;
 }
 
+/* "cpu", then user, nice, system, idle, iowait, irq, softirq, steal. */
+double processors_stolen(void)
+{
+    auto_buf struct buf text = BUF(1 << 20);
+    struct err e = {0};
+    const char *at;
+
+    must(file_read(AT_FDCWD, "/proc/stat", &text, &e), &e);
+    at = strstr(buf_str(&text), "cpu ");
+    at = at ? strchr(at, ' ') + 1 : NULL;
+    for (int i = 0; at && i < 8; i++)
+        at = strchr(at + 1, ' ');
+    return at ? strtod(at, NULL) : 0;
+}
+
 void breakdown_print(const struct bench *b, const struct phases *p, int i, const char *id,
                      double total_ms)
 {

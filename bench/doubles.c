@@ -148,21 +148,66 @@ static void add_record(struct store_change *change, int i)
     spec_unref(spec);
 }
 
-void records_add(struct bench *b, int from, int to)
+/* The daemon's own, while there is none. */
+static struct store *take_store(struct bench *b)
 {
     struct err e = {0};
     auto_close int data_fd = -1;
     struct store *store;
-    struct store_change *change;
 
     daemon_stop(b);
     data_fd = openat(b->root_fd, "data", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     store = store_open(data_fd, &e);
     must(store ? 0 : -1, &e);
-    change = store_change_new();
-    for (int i = from; i < to; i++)
-        add_record(change, i);
+    return store;
+}
+
+static void give_store_back(struct bench *b, struct store *store, struct store_change *change)
+{
+    struct err e = {0};
+
     must(store_commit(store, change, &e), &e);
     store_close(store);
     daemon_start(b);
+}
+
+void records_add(struct bench *b, int from, int to)
+{
+    struct store *store = take_store(b);
+    struct store_change *change = store_change_new();
+
+    for (int i = from; i < to; i++)
+        add_record(change, i);
+    give_store_back(b, store, change);
+}
+
+struct declaring {
+    const char *id;
+    struct store_change *change;
+};
+
+static int declare_running(void *arg, const struct instance_record *r, struct err *e)
+{
+    const struct declaring *d = arg;
+    auto_buf struct buf text = BUF(65536);
+    auto_run struct vm_run run = {0};
+
+    if (strcmp(r->id, d->id) != 0)
+        return 0;
+    if (vm_run_read(r->state, &run, e) < 0)
+        return -1;
+    vm_run_enter(&run, VM_RUNNING, VM_BY_EVENT, wall_us());
+    vm_run_write(&text, &run);
+    instances_put_state(d->change, r->id, buf_str(&text));
+    return 0;
+}
+
+void record_as_running(struct bench *b, const char *id)
+{
+    struct store *store = take_store(b);
+    struct declaring d = {id, store_change_new()};
+    struct err e = {0};
+
+    must(store_each_instance(store, declare_running, &d, &e), &e);
+    give_store_back(b, store, d.change);
 }

@@ -136,7 +136,7 @@ static void usage(void)
     (void)fputs("usage: hypeman-bench NAME [--json] [--iters N] [--instances N] [--hung N]"
                 " [--parked N] [--clients N] [--filesystem ext4|xfs] [--hypeman BINARY]\n"
                 "       [--hypervisor NAME] [--readiness inotify|poll1|poll50|pool]"
-                " [--resume load|explicit]\n",
+                " [--resume load|explicit] [--guest tiny|tiny-idle]\n",
                 stderr);
     for (size_t i = 0; i < N_BENCHES; i++)
         (void)fprintf(stderr, "  %-12s %s\n", benches[i].name, benches[i].what);
@@ -215,7 +215,26 @@ static void use_readiness(const char *how)
     setenv("HYPERVISOR__SOCKET_READINESS", how, 1);
 }
 
+/* In the build, next to the daemon. The caller's. */
+static char *beside_daemon(const struct bench *b, const char *where, const char *name)
+{
+    const char *slash = strrchr(b->binary, '/');
+
+    return mem_printf(
+        "%.*s/tests/%s/%s", (int)(slash ? slash - b->binary : 0), b->binary, where, name);
+}
+
 /* The daemon inherits our environment. */
+static void use_guest(const struct bench *b)
+{
+    auto_free char *kernel = b->guest ? beside_daemon(b, "guests", b->guest) : NULL;
+
+    if (kernel && access(kernel, R_OK) < 0)
+        give_up("there is no guest %s: %m", kernel);
+    if (kernel)
+        setenv("GUEST__KERNEL", kernel, 1);
+}
+
 void use_hypervisor(const struct bench *b)
 {
     static const struct {
@@ -226,17 +245,13 @@ void use_hypervisor(const struct bench *b)
          "HYPEMAN_TEST_CLOUD_HYPERVISOR",
          "HYPERVISOR__CLOUD_HYPERVISOR_BINARY_PATH"},
     };
-    const char *slash = strrchr(b->binary, '/');
 
     if (!b->hypervisor)
         return;
     setenv("HYPERVISOR__DEFAULT", b->hypervisor, 1);
     for (size_t i = 0; i < sizeof(doubled) / sizeof(doubled[0]); i++) {
         const char *real = getenv(doubled[i].real);
-        auto_free char *path = mem_printf("%.*s/tests/doubles/%s",
-                                          (int)(slash ? slash - b->binary : 0),
-                                          b->binary,
-                                          doubled[i].name);
+        auto_free char *path = beside_daemon(b, "doubles", doubled[i].name);
 
         if (strcmp(b->hypervisor, doubled[i].name) != 0)
             continue;
@@ -278,6 +293,8 @@ int main(int argc, char **argv)
             b.filesystem = argv[++i];
         } else if (strcmp(argv[i], "--hypervisor") == 0 && i + 1 < argc) {
             b.hypervisor = argv[++i];
+        } else if (strcmp(argv[i], "--guest") == 0 && i + 1 < argc) {
+            b.guest = argv[++i];
         } else if (strcmp(argv[i], "--readiness") == 0 && i + 1 < argc) {
             use_readiness(argv[++i]);
         } else if (strcmp(argv[i], "--resume") == 0 && i + 1 < argc) {
@@ -294,6 +311,7 @@ int main(int argc, char **argv)
     if (b.iterations == 0 && iters)
         (void)take_number(&b, "--iters", iters);
     use_hypervisor(&b);
+    use_guest(&b);
     for (size_t i = 0; argc > 1 && i < N_BENCHES; i++) {
         if (strcmp(argv[1], benches[i].name) == 0) {
             b.name = benches[i].name;

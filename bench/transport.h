@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#include <sys/types.h>
+
 #include "bare.h"
 #include "cli/wsock.h"
 #include "echo.h"
@@ -12,12 +14,19 @@
 struct transport {
     struct bare bare;
     int fd;
+    int relay_fd; /* -1: there is none */
+    pid_t relay;
 };
 
 void transport_open(struct bench *b, struct transport *t); /* once "bench" was made */
 void transport_close(struct transport *t);
 void transport_echoes(struct transport *t);                         /* from here on it only does */
 double transport_echo_us(struct transport *t, enum echo_byte byte); /* there and back */
+
+/* The same through a process of the host that only passes it on, as a daemon is one at the least.
+ */
+void transport_relay(struct transport *t);
+double transport_relayed_echo_us(struct transport *t, enum echo_byte byte);
 double transport_mb_s(struct transport *t, char what, uint64_t bytes); /* as echo_init.c */
 
 struct socket {

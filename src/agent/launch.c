@@ -138,6 +138,7 @@ static _Noreturn void child(const struct launch *l, int report_fd)
     sigset_t none;
 
     (void)setsid();
+    give_way(false);
     limits();
     (void)umask(022);
     take_stdio(l);

@@ -311,6 +311,7 @@ static bool reap(struct agent *a)
 static void service_ends(struct agent *a)
 {
     a->has_ended = true;
+    a->exit.is_early = true;
     a->exit.at_us = wall_us();
     if (!a->asked_by)
         a->asked_by = "the guest";

@@ -37,7 +37,7 @@ static int64_t first_due(const struct poller *p, int64_t until_ms)
 
 static void ring(struct poller *p)
 {
-    int64_t now = clock_ms();
+    int64_t now = list_empty(&p->alarms) ? 0 : clock_ms();
     struct list *l = p->alarms.next;
 
     while (l != &p->alarms) {
@@ -56,7 +56,7 @@ void poller_turn(struct poller *p, int64_t until_ms)
 {
     struct epoll_event got[BATCH];
     int64_t due = first_due(p, until_ms);
-    int64_t left = due - clock_ms();
+    int64_t left = due == 0 ? 0 : due - clock_ms();
     int n = epoll_wait(p->epoll_fd,
                        got,
                        BATCH,

@@ -57,3 +57,22 @@ void stream_feed(struct stream *st)
     if (to->state && ring_wants_bell_for_bytes(to))
         ring_bell(st);
 }
+
+/*
+ * What is in the ring counts as not taken: so the host sends no more than fits there, and the
+ * port's own buffers, whose running out stops the machine for each of them, stay free. A bell
+ * tells when it has become less.
+ */
+size_t stream_untaken(struct stream *st)
+{
+    struct ring *to = &st->to_worker;
+    size_t have = 0;
+
+    if (to->state)
+        (void)ring_bytes(to, &have);
+    if (have < RING_LOW)
+        return have;
+    (void)ring_ask_for_room(to, 0);
+    (void)ring_bytes(to, &have);
+    return have;
+}

@@ -45,6 +45,8 @@ static void stream_free(struct stream *st)
 
     list_remove(&st->link);
     alarm_stop(&st->alarm);
+    if (is_framed(st) && st->pid > 0 && --st->of->n_workers == 0)
+        give_way(false);
     if (st->report_fd >= 0)
         (void)close(st->report_fd);
     source_close(p, &st->in);
@@ -143,7 +145,8 @@ static void finish_if_over(struct stream *st)
 
 static void give_credit(struct stream *st)
 {
-    uint32_t kept = (uint32_t)(st->input.len < st->owed ? st->input.len : st->owed);
+    size_t untaken = st->input.len + stream_untaken(st);
+    uint32_t kept = (uint32_t)(untaken < st->owed ? untaken : st->owed);
     uint32_t due = st->owed - kept;
 
     if (st->id == 0 ||
@@ -409,6 +412,8 @@ void stream_started(struct stream *st, pid_t pid, int report_fd)
 {
     st->pid = pid;
     st->report_fd = report_fd;
+    if (is_framed(st) && st->of->n_workers++ == 0)
+        give_way(true);
     st->oom_kills = workload_oom_kills(st->of->cgroup_fd);
     watch_output(st);
 }

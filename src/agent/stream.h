@@ -29,7 +29,8 @@ struct streams {
     const struct guest_config *config;
     int cgroup_fd; /* of the workload, where commands run too; -1 without one */
     struct list all;
-    bool is_blocked; /* some wait for room in the channel */
+    size_t n_workers; /* while there are any, we and they give way to each other (agent/sys.h) */
+    bool is_blocked;  /* some wait for room in the channel */
 };
 
 struct stream {
@@ -87,6 +88,8 @@ int stream_terminal(struct stream *st, uint16_t rows, uint16_t cols, struct chil
 void stream_started(struct stream *st, pid_t pid, int report_fd);
 void stream_set_timeout(struct stream *st, int64_t timeout_ms);
 
-/* relay.c: what a worker has said, as far as there is credit and room; what it is to be told. */
+/* relay.c: what a worker has said, as far as there is credit and room; what it is to be told, and
+ * how much of that it has yet to take. */
 void stream_relay(struct stream *st);
 void stream_feed(struct stream *st);
+size_t stream_untaken(struct stream *st);

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -88,6 +90,14 @@ int make_dirs(const char *path, struct err *e)
     if (mkdir(partial, 0755) < 0 && errno != EEXIST)
         return err_errno(e, "make directory %s", partial);
     return 0;
+}
+
+void give_way(bool on)
+{
+    const struct sched_param none = {0};
+
+    /* musl's own only says ENOSYS */
+    (void)syscall(SYS_sched_setscheduler, 0, on ? SCHED_BATCH : SCHED_OTHER, &none);
 }
 
 int hex_digit(char c)

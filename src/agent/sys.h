@@ -26,6 +26,12 @@ bool replace_text(const char *path, const char *text);
 /* mkdir -p with mode 0755. */
 int make_dirs(const char *path, struct err *e);
 
+/*
+ * For good, or no longer: who is woken does not take the processor from who runs. Under a
+ * translator a change of processes is a tenth of a millisecond.
+ */
+void give_way(bool on);
+
 int hex_digit(char c); /* -1 when it is none */
 
 /* Waits for a path to appear, in small steps. */

@@ -2,7 +2,6 @@
 #include "agent/worker.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,12 +9,12 @@
 #include <unistd.h>
 
 #include "agent/jread.h"
+#include "agent/sys.h"
 #include "base/cleanup.h"
 #include "base/jout.h"
 
 enum {
     SMALL_RING = 64 * 1024, /* for what is short */
-    RING_LOW = WINDOW_OF_COPY / 2,
 };
 
 struct request {
@@ -46,20 +45,18 @@ static int read_request(struct request *r, const char *json, size_t len, struct 
 
 /*
  * Pipes of other streams came along with the fork, and must not be held open here; what is said
- * goes to 2 as ever. What the agent passes on meanwhile need not make way for us: a turn of the
- * processor for each frame costs more than what is in it.
+ * goes to 2 as ever.
  */
 static _Noreturn void child(struct stream *st, const struct request *r,
                             const struct child_ends *ends)
 {
-    const struct sched_param none = {0};
     struct worker w = {.in = st->to_worker, .out = st->from_worker};
 
     (void)dup2(ends->fd[0], STDIN_FILENO);
     (void)dup2(ends->fd[1], STDOUT_FILENO);
     (void)syscall(SYS_close_range, 3U, ~0U, 0U);
     (void)setsid();
-    (void)syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &none); /* musl's only says ENOSYS */
+    give_way(true);
     (void)umask(0);
     if (st->type == FRAME_COPY_IN)
         copy_in(&w, r->path);

@@ -14,7 +14,10 @@
 
 int worker_start(struct stream *st, const char *json, size_t len, struct err *e);
 
-enum { BYTES_A_BELL = 128 * 1024 }; /* sooner only when it is due: at the end, or for room */
+enum {
+    BYTES_A_BELL = 256 * 1024,     /* sooner only when it is due: at the end, or for room */
+    RING_LOW = WINDOW_OF_COPY / 2, /* from where on a worker rings, if it was asked for room */
+};
 
 /* The child's side. */
 struct worker {

@@ -39,9 +39,9 @@ struct copy {
 
     /* The entry that is under way out of the guest. */
     bool in_entry;
-    uint64_t size; /* of its content */
-    uint64_t left; /* of that */
-    char path[200];
+    uint64_t size;  /* of its content */
+    uint64_t left;  /* of that */
+    char path[200]; /* before the first: what is asked for */
 };
 
 static struct copy *of(void *owner)
@@ -261,7 +261,7 @@ static void out_ended(struct copy *x, const struct guest_end *end)
     struct err e = end->err;
 
     if (end->ok && !x->in_entry)
-        err_set(&e, ERR_INVALID, "this is no file, directory or link");
+        err_set(&e, ERR_INVALID, "%s is no file, directory or link", x->path);
     /* The official TypeScript client takes a close that comes before it has written its last file
      * for a failure; all official clients leave by themselves. */
     if (end->ok && x->in_entry && end_entry(x, true, &e) == 0) {
@@ -454,6 +454,7 @@ static int begin(struct guest_socket *s, struct instance *row, const json_t *doc
                        ERR_INVALID,
                        "invalid direction: %.100s (must be 'to' or 'from')",
                        r.direction ? r.direction : "");
+    (void)snprintf(x->path, sizeof(x->path), "%s", r.path);
     s->guest = guest_copy_out(
         row, &(struct guest_tree){r.path, r.follow_links, x->is_tar}, &s->kind->events, s, e);
     return s->guest ? 0 : -1;

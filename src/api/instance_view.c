@@ -161,6 +161,7 @@ static void put_sizes(struct jout *j, const struct spec *spec)
     put_size(j, "size", spec->memory_bytes);
     put_size(j, "hotplug_size", spec->hotplug_bytes);
     put_size(j, "overlay_size", spec->overlay_bytes);
+    put_rate(j, "disk_io_bps", spec->disk_rate);
 }
 
 /* What was spent in the present state, right-aligned. */

@@ -38,7 +38,7 @@ struct log_stream {
     struct http_stream *http; /* NULL until then */
     char id[ID_SIZE];
     const char *file_name;
-    uint64_t tail;
+    uint64_t tail; /* lines; 0: all */
     bool follow;
 
     int fd;          /* -1 until the first job has opened it */
@@ -82,6 +82,8 @@ static int find_tail(struct log_stream *s, struct err *e)
     off_t at;
     uint64_t newlines = 0;
 
+    if (s->tail == 0)
+        return 0;
     if (fstat(s->fd, &st) < 0)
         return err_errno(e, "read the log");
     floor = st.st_size > TAIL_BYTES ? st.st_size - TAIL_BYTES : 0;
@@ -323,8 +325,10 @@ static int decode(struct call *c, struct log_stream *s, struct err *e)
         err_set(e, ERR_INVALID, "source must be app, vmm or hypeman");
         return err_slug(e, "invalid_source");
     }
-    if (tail && *tail && !parse_u64(tail, 1, TAIL_MAX, &s->tail)) {
-        err_set(e, ERR_INVALID, "tail must be a number from 1 to %d", TAIL_MAX);
+    if (tail && strcmp(tail, "all") == 0) {
+        s->tail = 0;
+    } else if (tail && *tail && !parse_u64(tail, 1, TAIL_MAX, &s->tail)) {
+        err_set(e, ERR_INVALID, "tail must be a number from 1 to %d, or \"all\"", TAIL_MAX);
         return err_slug(e, "invalid_tail");
     }
     if (follow && *follow && !s->follow && strcmp(follow, "false") != 0) {

@@ -303,12 +303,25 @@ static int decode_platform(const json_t *body, struct err *e)
     return 0;
 }
 
+static int decode_disk_rate(const json_t *body, struct spec *s, struct err *e)
+{
+    const uint64_t most = UINT64_C(1000000000000000); /* QEMU's */
+    const char *text;
+
+    if (json_text_member(body, "disk_io_bps", &text, e) < 0)
+        return -1;
+    if (text && *text && (!parse_byte_rate(text, &s->disk_rate) || s->disk_rate > most))
+        return json_bad(
+            e, "invalid_disk_io_bps", "is not a size a second such as 100MB/s", "disk_io_bps");
+    return 0;
+}
+
 static int decode_all(const struct api *api, const json_t *body, struct spec *s, struct err *e)
 {
     if (decode_name(body, s, e) < 0 || decode_platform(body, e) < 0 ||
         decode_sizes(api, body, s, e) < 0 || decode_vcpus(api, body, s, e) < 0 ||
-        decode_env(body, s, e) < 0 || decode_tags(body, s, e) < 0 ||
-        args_member(body, "entrypoint", &s->entrypoint, e) < 0 ||
+        decode_disk_rate(body, s, e) < 0 || decode_env(body, s, e) < 0 ||
+        decode_tags(body, s, e) < 0 || args_member(body, "entrypoint", &s->entrypoint, e) < 0 ||
         args_member(body, "cmd", &s->cmd, e) < 0 ||
         json_bool_member(body, "skip_guest_agent", false, &s->skip_guest_agent, e) < 0 ||
         json_bool_member(body, "skip_kernel_headers", false, &s->skip_kernel_headers, e) < 0 ||

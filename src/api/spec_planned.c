@@ -80,20 +80,6 @@ static int check_lifetime(const json_t *body, struct err *e)
     return ttl_ms > 0 ? not_yet(e, "ttl") : 0;
 }
 
-static int check_rate(const json_t *body, const char *key, const char *slug, struct err *e)
-{
-    const char *text;
-    uint64_t rate;
-
-    if (json_text_member(body, key, &text, e) < 0)
-        return -1;
-    if (!text || !*text)
-        return 0;
-    if (!parse_bandwidth(text, &rate))
-        return json_bad(e, slug, "is not a rate such as 10MB/s or 1Gbps", key);
-    return not_yet(e, key);
-}
-
 static int check_network(const json_t *body, struct err *e)
 {
     const json_t *network = json_object_get(body, "network");
@@ -169,7 +155,6 @@ int spec_refuse_planned(const json_t *body, struct err *e)
     if (check_word(body, "restart_policy", "policy", restart, e) < 0)
         return e->slug || e->code != ERR_INVALID ? -1 : err_slug(e, "invalid_restart_policy");
     if (check_volumes(body, e) < 0 || check_devices(body, e) < 0 || check_lifetime(body, e) < 0 ||
-        check_rate(body, "disk_io_bps", "invalid_disk_io_bps", e) < 0 ||
         check_network(body, e) < 0 || check_auto_standby(body, e) < 0)
         return -1;
     return check_snapshot_policy(body, e);

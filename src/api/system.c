@@ -23,6 +23,7 @@ static void put_features(struct jout *j, const struct vmm_driver *d)
     const bool snapshots = d->save && d->load;
 
     jout_open(j, "features", '[');
+    jout_str(j, NULL, "disk-io-limit"); /* vmm_rates: every driver's */
     if (d->pause && d->resume)
         jout_str(j, NULL, "pause");
     if (snapshots) {

@@ -72,18 +72,11 @@ static bool parse_bits(const char *s, size_t len, uint64_t *out)
     return parse_u64(number, 0, UINT64_MAX, &v) && !ckd_mul(out, v, scale);
 }
 
-bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s)
+bool parse_byte_rate(const char *s, uint64_t *out_bytes_per_s)
 {
     size_t n = strlen(s);
     char size[24];
-    uint64_t v;
 
-    if (n > 3 && strcasecmp(s + n - 3, "bps") == 0) {
-        if (!parse_bits(s, n - 3, &v))
-            return false;
-        *out_bytes_per_s = v / 8;
-        return true;
-    }
     if (n > 2 && (strcasecmp(s + n - 2, "/s") == 0 || strcasecmp(s + n - 2, "ps") == 0))
         n -= 2;
     if (n >= sizeof(size))
@@ -91,6 +84,19 @@ bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s)
     memcpy(size, s, n);
     size[n] = '\0';
     return parse_size(size, out_bytes_per_s);
+}
+
+bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s)
+{
+    size_t n = strlen(s);
+    uint64_t bits;
+
+    if (n <= 3 || strcasecmp(s + n - 3, "bps") != 0)
+        return parse_byte_rate(s, out_bytes_per_s);
+    if (!parse_bits(s, n - 3, &bits))
+        return false;
+    *out_bytes_per_s = bits / 8;
+    return true;
 }
 
 const char *size_text(uint64_t bytes, char out[SIZE_TEXT_SIZE])

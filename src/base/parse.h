@@ -18,9 +18,10 @@ bool parse_u64(const char *s, uint64_t min, uint64_t max, uint64_t *out);
 bool parse_size(const char *s, uint64_t *out_bytes);
 
 /*
- * A rate in bytes per second, as upstream takes it: "...bps" is bits with decimal
- * multiples ("1Gbps"); else a size with binary ones, with or without "/s".
+ * A rate in bytes per second, as upstream takes it. Of a disk it is a size, with or without
+ * "/s" or "ps"; of a network "...bps" is bits with decimal multiples ("1Gbps").
  */
+bool parse_byte_rate(const char *s, uint64_t *out_bytes_per_s);
 bool parse_bandwidth(const char *s, uint64_t *out_bytes_per_s);
 
 /*

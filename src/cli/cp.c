@@ -285,6 +285,8 @@ static int cp(int argc, char **argv)
 const struct cli_verb cli_cp = {
     .name = "cp",
     .help = "Copy files into or out of an instance, as docker cp does",
-    .usage = "[flags] SOURCE DESTINATION, one of them NAME:PATH; - is a tar archive",
+    .usage =
+        "[flags] SOURCE DESTINATION, one of them NAME:PATH; - is a tar archive, into an instance "
+        "compressed or not",
     .run = cp,
 };

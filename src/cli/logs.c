@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -33,7 +32,12 @@ static int logs(int argc, char **argv)
     bool follow = false;
     const struct opt opts[] = {
         {'f', "follow", OPT_FLAG, &follow, NULL, "go on with what comes"},
-        {'n', "tail", OPT_TEXT, &tail, "LINES", "begin so many lines before the end (100)"},
+        {'n',
+         "tail",
+         OPT_TEXT,
+         &tail,
+         "LINES",
+         "begin so many lines before the end (100), or \"all\""},
         {'s', "source", OPT_TEXT, &source, "SOURCE", "app (its console), vmm or hypeman"},
         {0},
     };
@@ -44,10 +48,9 @@ static int logs(int argc, char **argv)
         return rc;
     if (argc != 1)
         return cli_misuse(&cli_logs, "name one instance");
-    if (!parse_u64(tail, 1, INT32_MAX, &lines))
-        return cli_misuse(&cli_logs, "--tail takes a number of lines, not %s", tail);
-    buf_printf(
-        &query, "/logs?tail=%" PRIu64 "&follow=%s&source=", lines, follow ? "true" : "false");
+    if (strcmp(tail, "all") != 0 && !parse_u64(tail, 1, INT32_MAX, &lines))
+        return cli_misuse(&cli_logs, "--tail takes a number of lines or \"all\", not %s", tail);
+    buf_printf(&query, "/logs?tail=%s&follow=%s&source=", tail, follow ? "true" : "false");
     url_puts(&query, source);
     return print_log(argv[0], buf_str(&query), follow);
 }

@@ -20,6 +20,7 @@ struct run_flags {
     const char *memory;
     const char *hotplug;
     const char *overlay;
+    const char *disk_io;
     const char *cpus;
     const char *hypervisor;
     const char *entrypoint;
@@ -86,6 +87,7 @@ static int add_machine(const struct run_flags *f, json_t *body)
 
     if (add_text(body, "size", f->memory) < 0 || add_text(body, "hotplug_size", f->hotplug) < 0 ||
         add_text(body, "overlay_size", f->overlay) < 0 ||
+        add_text(body, "disk_io_bps", f->disk_io) < 0 ||
         add_text(body, "hypervisor", full_name(f->hypervisor)) < 0)
         return cli_misuse(&cli_run, "a value is not UTF-8");
     if (f->cpus && !parse_u64(f->cpus, 1, 1024, &cpus))
@@ -274,6 +276,7 @@ static int run(int argc, char **argv)
         {0, "memory", OPT_TEXT, &f.memory, "SIZE", "memory: 512MB, 2GB"},
         {0, "cpus", OPT_TEXT, &f.cpus, "N", "virtual CPUs"},
         {0, "overlay-size", OPT_TEXT, &f.overlay, "SIZE", "the most its writable disk takes"},
+        {0, "disk-io", OPT_TEXT, &f.disk_io, "RATE", "the most its disks do each: 100MB/s"},
         {0, "hotplug-size", OPT_TEXT, &f.hotplug, "SIZE", "memory that may be added later"},
         {0, "hypervisor", OPT_TEXT, &f.hypervisor, "NAME", "qemu-microvm, qemu, fc, ch"},
         {0, "entrypoint", OPT_TEXT, &f.entrypoint, "WORDS", "instead of the image's; or JSON"},

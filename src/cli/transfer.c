@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/transfer.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,13 +9,14 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/parse.h"
+#include "cli/expand.h"
 #include "cli/pack.h"
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/text.h"
 #include "cli/wsock.h"
 
-enum { WAITING_MAX = 1 << 20, PART = 64 << 10 };
+enum { WAITING_MAX = 1 << 20 };
 
 struct transfer {
     struct wsock socket;
@@ -189,23 +188,6 @@ int transfer_in(const char *instance, const char *root, const struct transfer_so
     return end(&t, options, rc);
 }
 
-static int pump_input(struct transfer *t, struct err *e)
-{
-    char part[PART];
-    ssize_t n;
-
-    do {
-        if (op_wait(&t->op, STDIN_FILENO, POLLIN, e) < 0)
-            return -1;
-        n = read(STDIN_FILENO, part, sizeof(part));
-        if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return err_errno(e, "read standard input");
-        if (n > 0 && put(t, part, (size_t)n, e) < 0)
-            return -1;
-    } while (n != 0);
-    return 0;
-}
-
 int transfer_stream_in(const char *instance, const char *root,
                        const struct transfer_options *options, struct err *e)
 {
@@ -213,7 +195,7 @@ int transfer_stream_in(const char *instance, const char *root,
     int rc = begin(&t, instance, request_in(root, options), options, e);
 
     if (rc == 0)
-        rc = pump_input(&t, e);
+        rc = expand(&t.op, STDIN_FILENO, put, &t, e);
     if (rc == 0)
         rc = end_input(&t, e);
     return end(&t, options, rc);

@@ -25,7 +25,8 @@ struct transfer_wanted {
     bool follow; /* all links */
 };
 
-/* Below root, a directory of the guest's; from files, or an archive from standard input. */
+/* Below root, a directory of the guest's; from files, or an archive from standard input, which may
+ * be compressed. */
 int transfer_in(const char *instance, const char *root, const struct transfer_source *source,
                 const struct transfer_options *options, struct err *e);
 int transfer_stream_in(const char *instance, const char *root,

@@ -148,7 +148,7 @@ static bool read_once(struct websocket *w)
     w->heard_ms = clock_ms();
     used = ws_feed(w->ws, bytes, (size_t)n);
     buf_append(&w->in, bytes + used, (size_t)n - used);
-    return true;
+    return n == sizeof(bytes); /* else it was all there is */
 }
 
 static void read_some(struct websocket *w)

@@ -15,6 +15,8 @@
 /* Enough for libcurl and SQLite with room to spare; the default of 8 MiB is only address space. */
 enum { STACK_BYTES = 512 * 1024 };
 
+enum { SOON_MS = 1 };
+
 struct kind {
     struct job_limit limit;
     unsigned running;
@@ -31,6 +33,7 @@ struct jobs {
     pthread_t *threads;
     unsigned n_threads;
     bool stopping;
+    struct timer soon; /* of jobs that can wait: they are in the queues until then */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
@@ -154,6 +157,14 @@ static void start_next(struct jobs *jobs, struct kind *kind)
     }
 }
 
+static void start_all(struct timer *t)
+{
+    struct jobs *jobs = container_of(t, struct jobs, soon);
+
+    for (size_t i = 0; i < jobs->n_kinds; i++)
+        start_next(jobs, &jobs->kinds[i]);
+}
+
 struct jobs *jobs_new(struct loop *loop, const struct job_limit *limits, size_t n_kinds)
 {
     struct jobs *jobs = mem_new(struct jobs);
@@ -171,12 +182,14 @@ struct jobs *jobs_new(struct loop *loop, const struct job_limit *limits, size_t 
     jobs->threads = mem_zalloc(threads, sizeof(*jobs->threads));
     list_init(&jobs->active);
     jobs->last = &jobs->first;
+    jobs->soon.fn = start_all;
     pthread_mutex_init(&jobs->lock, NULL);
     pthread_cond_init(&jobs->wake, NULL);
     return jobs;
 }
 
-int jobs_submit(struct jobs *jobs, struct job *job, struct err *e)
+/* At the end of its kind's queue, if there is room. */
+static int admit(struct jobs *jobs, struct job *job, struct err *e)
 {
     struct kind *kind = &jobs->kinds[job->kind];
 
@@ -192,13 +205,26 @@ int jobs_submit(struct jobs *jobs, struct job *job, struct err *e)
     job->jobs = jobs;
     job->post.fn = give_back;
     job->op.cancel_fd = -1;
-    if (kind->running < kind->limit.running) {
-        dispatch(jobs, job);
-        return 0;
-    }
     job->phase = JOB_WAITING;
     list_append(&kind->queue, &job->link);
     kind->waiting++;
+    return 0;
+}
+
+int jobs_submit(struct jobs *jobs, struct job *job, struct err *e)
+{
+    if (admit(jobs, job, e) < 0)
+        return -1;
+    start_next(jobs, &jobs->kinds[job->kind]);
+    return 0;
+}
+
+int jobs_submit_soon(struct jobs *jobs, struct job *job, struct err *e)
+{
+    if (admit(jobs, job, e) < 0)
+        return -1;
+    if (jobs->soon.place == 0)
+        loop_timer_start(jobs->loop, &jobs->soon, SOON_MS);
     return 0;
 }
 
@@ -235,6 +261,7 @@ unsigned jobs_waiting(const struct jobs *jobs, unsigned kind)
 void jobs_stop(struct jobs *jobs)
 {
     jobs->stopping = true;
+    loop_timer_stop(jobs->loop, &jobs->soon);
     for (size_t i = 0; i < jobs->n_kinds; i++) {
         while (!list_empty(&jobs->kinds[i].queue))
             job_cancel(container_of(jobs->kinds[i].queue.next, struct job, link));

@@ -55,6 +55,12 @@ struct jobs *jobs_new(struct loop *loop, const struct job_limit *limits, size_t 
 int jobs_submit(struct jobs *jobs, struct job *job, struct err *e);
 
 /*
+ * The same for a job that nobody waits for: it starts a millisecond later, when what is about
+ * to be answered has been, and its reader does not find the processors taken.
+ */
+int jobs_submit_soon(struct jobs *jobs, struct job *job, struct err *e);
+
+/*
  * Ends a job early. One that waits comes back with ERR_CANCELLED without having
  * run; in one that runs every op_wait() fails from now on, and it comes back
  * when it has unwound. done() is called in either case, never from in here.

@@ -84,7 +84,7 @@ static void submit(const struct names *n, struct change *c, const char *id)
     c->job.run = run;
     c->job.done = done;
     c->job.timeout_ms = CHANGE_MS;
-    if (jobs_submit(n->jobs, &c->job, &e) < 0) {
+    if (jobs_submit_soon(n->jobs, &c->job, &e) < 0) {
         c->job.err = e;
         done(&c->job);
     }

@@ -192,7 +192,7 @@ bool net_adopt_address(struct net *n, uint32_t address)
     return addresses_take_this(&n->addresses, address);
 }
 
-struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int pid)
+struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd)
 {
     for (size_t i = 0; i < n->n_found; i++) {
         struct tap_link *found = &n->found[i];
@@ -207,8 +207,8 @@ struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int 
         s->bound = address;
         (void)stats_of(s->ifindex, &s->before, &e); /* what was counted for whom, nobody knows */
         err_clear(&e);
-        s->is_limited = true;       /* by an earlier daemon, perhaps */
-        slot_return(s, pidfd, pid); /* persistent, if the daemon ended before it took it back */
+        s->is_limited = true;  /* by an earlier daemon, perhaps */
+        slot_return(s, pidfd); /* persistent, if the daemon ended before it took it back */
         found->address = 0;
         list_append(&n->claimed, &s->link);
         n->n_claimed++;

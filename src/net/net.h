@@ -45,7 +45,7 @@ const struct net_plan *net_plan(const struct net *n);
  * it has none). An address that cannot be had any more is false.
  */
 bool net_adopt_address(struct net *n, uint32_t address);
-struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd, int pid);
+struct net_slot *net_adopt_slot(struct net *n, uint32_t address, int pidfd);
 void net_adopt_ports(struct net *n, struct net_slot *slot, const struct port_map *v, size_t count);
 
 /* After that: the rules, the sweep of what belongs to nobody, and the pool begins to fill. */

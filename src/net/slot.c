@@ -137,13 +137,13 @@ static int return_unused(const struct net_slot *s, struct err *e)
     return take_fd(&fd);
 }
 
-void slot_return(struct net_slot *s, int pidfd, int pid)
+void slot_return(struct net_slot *s, int pidfd)
 {
     struct err e = {0};
 
     if (s->fd >= 0)
         return;
-    s->fd = pidfd >= 0 ? tap_of_process(pidfd, pid, s->tap, &e) : return_unused(s, &e);
+    s->fd = pidfd >= 0 ? tap_of_process(pidfd, s->tap, &e) : return_unused(s, &e);
     if (s->fd < 0)
         log_info("network: %s is not used again after its VMM: %s", s->tap, e.msg);
     else

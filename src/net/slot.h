@@ -56,7 +56,7 @@ int slots_bind(struct slot_tools *tools, struct net_slot *const *v, size_t n, st
  * be had back ends with its VMM's slot.
  */
 int slot_leave(const struct op *op, struct net_slot *s, struct err *e);
-void slot_return(struct net_slot *s, int pidfd, int pid);
+void slot_return(struct net_slot *s, int pidfd);
 
 /* Opens a bound slot's ports. */
 int slot_publish(struct slot_tools *tools, struct net_slot *s, struct err *e);

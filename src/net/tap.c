@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "net/tap.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -17,7 +16,6 @@
 #include <linux/sockios.h>
 
 #include "base/cleanup.h"
-#include "base/parse.h"
 #include "net/plan.h"
 
 enum {
@@ -26,6 +24,7 @@ enum {
     KIND = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR,
     NAMES = 100000000, /* as many digits as the name of an upload's interface has room for */
     NAMES_TRIED = 1 << 16,
+    FILES_TRIED = 4096, /* of a process; VMMs have some sixty */
 };
 
 static int open_named(struct ifreq *r, struct err *e)
@@ -111,15 +110,6 @@ void tap_drain(int fd)
         ;
 }
 
-static int copy_of(int pidfd, int number)
-{
-    int fd = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
-
-    if (fd >= 0)
-        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-    return fd;
-}
-
 static bool is_tap(int fd, const char *name)
 {
     struct ifreq r = {0};
@@ -127,35 +117,16 @@ static bool is_tap(int fd, const char *name)
     return ioctl(fd, TUNGETIFF, &r) == 0 && strcmp(r.ifr_name, name) == 0;
 }
 
-static bool is_tun_file(DIR *dir, const char *entry)
+/* Each number is tried: to look them up in /proc takes the kernel ten times as long. */
+int tap_of_process(int pidfd, const char *name, struct err *e)
 {
-    char target[64];
-    ssize_t n = readlinkat(dirfd(dir), entry, target, sizeof(target) - 1);
+    for (int number = 0; number < FILES_TRIED; number++) {
+        auto_close int fd = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0); /* CLOEXEC */
 
-    target[n > 0 ? n : 0] = '\0';
-    return strcmp(target, "/dev/net/tun") == 0;
-}
-
-int tap_of_process(int pidfd, int pid, const char *name, struct err *e)
-{
-    char path[64];
-    const struct dirent *entry;
-    uint64_t number;
-    int fd = -1;
-    DIR *dir;
-
-    (void)snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-    dir = opendir(path);
-    while (fd < 0 && dir && (entry = readdir(dir)) != NULL) {
-        if (!parse_u64(entry->d_name, 0, INT32_MAX, &number) || !is_tun_file(dir, entry->d_name))
-            continue;
-        fd = copy_of(pidfd, (int)number);
-        if (fd >= 0 && !is_tap(fd, name)) {
-            close(fd);
-            fd = -1;
-        }
+        if (fd >= 0 && is_tap(fd, name))
+            return take_fd(&fd);
+        if (fd < 0 && errno != EBADF)
+            return err_errno(e, "look at the process's files");
     }
-    if (dir)
-        closedir(dir);
-    return fd >= 0 ? fd : err_set(e, ERR_NOT_FOUND, "process %d shares no file of %s", pid, name);
+    return err_set(e, ERR_NOT_FOUND, "the process shares no file of %s", name);
 }

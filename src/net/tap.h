@@ -40,4 +40,4 @@ void tap_bind_to_file(int fd);
 void tap_drain(int fd);
 
 /* A copy of the file by which a process holds the TAP of that name. ERR_NOT_FOUND: it has none. */
-int tap_of_process(int pidfd, int pid, const char *name, struct err *e);
+int tap_of_process(int pidfd, const char *name, struct err *e);

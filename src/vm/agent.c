@@ -235,8 +235,11 @@ static void receive(struct agent *a, int turns)
             err_errno(&e, "read from the guest's agent");
         if (n > 0) {
             frame_reader_filled(&a->in, (size_t)n);
-            if (hand_out(a, &e) >= 0 && !a->is_closed)
+            if (hand_out(a, &e) >= 0 && !a->is_closed) {
+                if ((size_t)n < room)
+                    return; /* it was all there is */
                 continue;
+            }
         }
         if (!a->is_closed)
             lose(a, &e);

@@ -120,6 +120,7 @@ struct vmm_boot launch_plan(const struct vm_op *op)
         .vcpus = op->spec->vcpus,
         .memory_bytes = op->spec->memory_bytes,
         .hotplug_bytes = op->spec->hotplug_bytes,
+        .rates = {.disk_bytes = op->spec->disk_rate},
         .tap_fd = op->slot ? op->slot->fd : -1,
         .tap_name = op->slot && op->spec->driver->opens_tap ? op->slot->tap : NULL,
     };

@@ -119,7 +119,7 @@ void network_return_tap(const struct vm_op *op)
     if (!op->slot || !op->spec->driver->opens_tap)
         return;
     span = op_span(&op->job.op, "network_return");
-    slot_return(op->slot, op->started.pidfd, op->started.id.pid);
+    slot_return(op->slot, op->started.pidfd);
 }
 
 void network_let_go(struct vm_op *op)
@@ -167,7 +167,7 @@ struct net_slot *network_adopt_slot(struct vm_world *w, const struct instance *r
 
     if (row->run.address == 0 || !has_network(w, row->spec))
         return NULL;
-    slot = net_adopt_slot(w->net, row->run.address, pidfd, row->run.proc.pid);
+    slot = net_adopt_slot(w->net, row->run.address, pidfd);
     if (!slot)
         log_warn("instance %s: its VMM has no TAP; it has no network until it is restarted",
                  row->id);

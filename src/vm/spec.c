@@ -81,6 +81,7 @@ void spec_write(struct buf *out, const struct spec *s)
     jout_int(&j, "memory_bytes", (int64_t)s->memory_bytes);
     jout_int(&j, "hotplug_bytes", (int64_t)s->hotplug_bytes);
     jout_int(&j, "overlay_bytes", (int64_t)s->overlay_bytes);
+    jout_int(&j, "disk_rate", (int64_t)s->disk_rate);
     jout_bool(&j, "network", s->network_enabled);
     jout_int(&j, "download_rate", (int64_t)s->download_rate);
     jout_int(&j, "upload_rate", (int64_t)s->upload_rate);
@@ -175,6 +176,7 @@ struct spec *spec_read(const char *json, struct err *e)
     s->memory_bytes = number_of(doc, "memory_bytes");
     s->hotplug_bytes = number_of(doc, "hotplug_bytes");
     s->overlay_bytes = number_of(doc, "overlay_bytes");
+    s->disk_rate = number_of(doc, "disk_rate");
     s->network_enabled = json_is_true(json_object_get(doc, "network"));
     s->download_rate = number_of(doc, "download_rate");
     s->upload_rate = number_of(doc, "upload_rate");

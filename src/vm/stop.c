@@ -23,7 +23,7 @@ static void ask_guest(struct vm_world *w, struct instance *row, struct vm_op *op
     live_ask_shutdown(row, op->grace_ms);
 }
 
-static int end_process(struct vm_op *op, struct err *e)
+static int end_process(struct vm_op *op, bool *killed_out, struct err *e)
 {
     auto_close int dir_fd = env_open_instance(op->env, op->id, e);
     struct vmm_handle vm = {
@@ -37,7 +37,7 @@ static int end_process(struct vm_op *op, struct err *e)
 
     if (dir_fd < 0)
         return -1;
-    if (op->pidfd >= 0 && vmm_stop(&op->job.op, &vm, op->grace_ms, e) < 0)
+    if (op->pidfd >= 0 && vmm_stop(&op->job.op, &vm, op->grace_ms, killed_out, e) < 0)
         return -1;
     op->dir_fd = take_fd(&dir_fd);
     return vmm_clear_sockets(op->dir_fd, e);
@@ -58,17 +58,19 @@ static int stop_check(const struct instance *row, struct vm_op *op, struct err *
                          vm_state_name(row->run.state));
 }
 
-/* The guest leaves word of its workload's end on its disk; a VMM that was killed leaves none. */
-static void note_exit(struct vm_op *op)
+/* The guest leaves word of its workload's end on its disk, unless it is killed before. */
+static void note_exit(struct vm_op *op, bool was_killed)
 {
     struct exit_record record;
     struct err e = {0};
     int rc = exit_note_find(op->dir_fd, op->run.boot, &record, &e);
 
-    if (rc == 1)
+    if (rc == 1 && !(was_killed && record.is_early))
         vm_run_set_exit(&op->run, record.code, record.message);
+    else if (was_killed)
+        vm_run_set_end(&op->run, "killed: the guest did not end by itself in time");
     else
-        vm_run_set_end(&op->run, "stopped; the guest did not end by itself in time");
+        vm_run_set_end(&op->run, "stopped; the guest left no word of how it ended");
     if (rc < 0)
         log_info("instance %s: its exit record does not read: %s", op->id, e.msg);
 }
@@ -76,13 +78,14 @@ static void note_exit(struct vm_op *op)
 static int stop_run(struct vm_op *op, struct err *e)
 {
     struct err ignored = {0};
+    bool was_killed = false;
 
-    if (end_process(op, e) < 0)
+    if (end_process(op, &was_killed, e) < 0)
         return err_wrap(e, "stop %s", op->spec->name);
     if (op->run.state == VM_STANDBY)
         vm_run_set_end(&op->run, "stopped in standby; its memory was given up");
     else
-        note_exit(op);
+        note_exit(op, was_killed);
     vm_run_enter(&op->run, VM_STOPPED, VM_BY_REQUEST, wall_us());
     op->run.stopped_us = op->run.since_us;
     if (launch_commit_state(op, e) < 0)
@@ -120,7 +123,7 @@ static int delete_run(struct vm_op *op, struct err *e)
     struct store_change *change;
     struct err ignored = {0};
 
-    if (op->pidfd >= 0 && end_process(op, e) < 0)
+    if (op->pidfd >= 0 && end_process(op, NULL, e) < 0)
         return err_wrap(e, "delete %s", op->spec->name);
     change = store_change_new();
     instances_delete(change, op->id);

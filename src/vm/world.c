@@ -113,7 +113,7 @@ void world_clear_snapshot(struct vm_world *w, int dir_fd, int withdrawn_fd)
     l->job.done = leftover_done;
     l->job.kind = VM_JOB_NOTE;
     l->job.timeout_ms = 60000;
-    if (jobs_submit(w->jobs, &l->job, &e) < 0)
+    if (jobs_submit_soon(w->jobs, &l->job, &e) < 0)
         leftover_done(&l->job); /* shutting down */
 }
 

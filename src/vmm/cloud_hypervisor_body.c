@@ -90,7 +90,7 @@ void cloud_hypervisor_disk(struct buf *out, const struct vmm_disk *disk)
 static void put_disks(struct jout *j, const struct vmm_rates *rates)
 {
     jout_open(j, "disks", '[');
-    put_disk(j, "rootfs", VMM_IMAGE, true, NULL);
+    put_disk(j, "rootfs", VMM_IMAGE, true, rates);
     put_disk(j, "overlay", VMM_OVERLAY, false, rates);
     put_disk(j, "config", VMM_CONFIG_DISK, false, NULL);
     jout_close(j, ']');

@@ -139,11 +139,11 @@ static int say(const struct op *op, struct vmm_start *s, const char *request, co
 /* The order of the drives is the guest's vda, vdb, vdc. */
 static const struct {
     const char *request, *id, *file;
-    bool is_read_only;
+    bool is_read_only, is_limited;
 } drives[] = {
-    {"PUT /drives/rootfs", "rootfs", VMM_IMAGE, true},
-    {"PUT /drives/overlay", "overlay", VMM_OVERLAY, false},
-    {"PUT /drives/config", "config", VMM_CONFIG_DISK, false},
+    {"PUT /drives/rootfs", "rootfs", VMM_IMAGE, true, true},
+    {"PUT /drives/overlay", "overlay", VMM_OVERLAY, false, true},
+    {"PUT /drives/config", "config", VMM_CONFIG_DISK, false, false},
 };
 
 static int say_drives(const struct op *op, struct vmm_start *s, struct err *e)
@@ -152,13 +152,12 @@ static int say_drives(const struct op *op, struct vmm_start *s, struct err *e)
 
     for (size_t i = 0; i < sizeof(drives) / sizeof(drives[0]); i++) {
         auto_buf struct buf body = BUF(BODY_MAX);
-        bool is_overlay = strcmp(drives[i].file, VMM_OVERLAY) == 0;
 
         firecracker_drive(&body,
                           drives[i].id,
                           drives[i].file,
                           drives[i].is_read_only,
-                          is_overlay ? &s->boot->rates : &unlimited);
+                          drives[i].is_limited ? &s->boot->rates : &unlimited);
         if (say(op, s, drives[i].request, buf_str(&body), e) < 0)
             return -1;
     }

@@ -108,10 +108,33 @@ static void push_monitor(struct argv *a, const char *id, int fd)
     argv_pushf(a, "chardev=%s,mode=control", id);
 }
 
-static void push_disk(struct argv *a, const char *bus, const char *id, const char *options)
+/* A limited one has a throttle where the others have "raw": both pass on what they get. */
+static void push_format(struct argv *a, const char *id, const char *options, uint64_t rate)
 {
+    if (rate == 0) {
+        argv_push(a, "-blockdev");
+        argv_pushf(a, "driver=raw,node-name=%s,file.driver=file,%s", id, options);
+        return;
+    }
+    argv_push(a, "-object");
+    argv_pushf(
+        a,
+        "{\"qom-type\":\"throttle-group\",\"id\":\"%s-rate\",\"limits\":{\"bps-total\":%" PRIu64
+        "}}",
+        id,
+        rate);
     argv_push(a, "-blockdev");
-    argv_pushf(a, "driver=raw,node-name=%s,file.driver=file,%s", id, options);
+    argv_pushf(a,
+               "driver=throttle,throttle-group=%s-rate,node-name=%s,file.driver=file,%s",
+               id,
+               id,
+               options);
+}
+
+static void push_disk(struct argv *a, const char *bus, const char *id, const char *options,
+                      uint64_t rate)
+{
+    push_format(a, id, options, rate);
     argv_push(a, "-device");
     argv_pushf(a, "virtio-blk-%s,drive=%s", bus, id);
 }
@@ -136,12 +159,14 @@ static void push_devices(struct argv *a, const struct qemu_machine *machine,
                          const struct vmm_boot *boot)
 {
     const char *bus = machine->bus;
+    uint64_t rate = boot->rates.disk_bytes;
 
     push2(a, "-chardev", "file,id=serial,path=" VMM_SERIAL_LOG ",append=on");
     push2(a, "-serial", "chardev:serial");
-    push_disk(a, bus, "rootfs", "file.filename=" VMM_IMAGE ",read-only=on");
-    push_disk(a, bus, "overlay", "file.filename=" VMM_OVERLAY ",discard=unmap,detect-zeroes=unmap");
-    push_disk(a, bus, "config", "file.filename=" VMM_CONFIG_DISK);
+    push_disk(a, bus, "rootfs", "file.filename=" VMM_IMAGE ",read-only=on", rate);
+    push_disk(
+        a, bus, "overlay", "file.filename=" VMM_OVERLAY ",discard=unmap,detect-zeroes=unmap", rate);
+    push_disk(a, bus, "config", "file.filename=" VMM_CONFIG_DISK, 0);
 
     argv_push(a, "-device");
     argv_pushf(a, "virtio-serial-%s,max_ports=2", bus); /* port 0 is a console's */

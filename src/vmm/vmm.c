@@ -212,7 +212,8 @@ static void press_button(const struct op *op, const struct vmm_handle *vm, int64
     (void)vm->driver->power_button(&part, vm, &ignored);
 }
 
-int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, struct err *e)
+int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, bool *killed_out,
+             struct err *e)
 {
     struct op last_moment = {.cancel_fd = -1};
     int64_t until = clock_ms() + grace_ms;
@@ -220,8 +221,10 @@ int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms,
 
     if (!ended && vm->driver->power_button && clock_ms() < until) {
         press_button(op, vm, until - clock_ms());
-        (void)ends_within(op, vm->pidfd, until - clock_ms());
+        ended = ends_within(op, vm->pidfd, until - clock_ms());
     }
+    if (killed_out)
+        *killed_out = !ended;
     /* Also one that has ended by itself: it is reaped there, and a signal harms it no more. */
     last_moment.deadline_ms = clock_ms() + KILL_MS;
     return proc_kill(&last_moment, vm->pidfd, e) < 0 ? failed("kill", vm->name, e) : 0;

@@ -86,7 +86,7 @@ struct vmm_host {
 
 /* Ceilings a second; 0: none. */
 struct vmm_rates {
-    uint64_t disk_bytes;
+    uint64_t disk_bytes; /* of the image and of the overlay, each */
     uint64_t disk_requests;
     uint64_t net_in_bytes; /* as the guest sees it */
     uint64_t net_out_bytes;
@@ -115,7 +115,7 @@ struct vmm_boot {
     int tap_fd;             /* -1: no network device, but for user_net */
     const char *tap_name;   /* the same, for a VMM that opens it itself; NULL: none */
     struct vmm_user_net user_net;
-    struct vmm_rates rates;
+    struct vmm_rates rates; /* what was loaded keeps those that its snapshot holds, if it does */
     bool balloon;
     bool track_dirty; /* so that a later save may be a difference; costs faults while it runs */
 };
@@ -289,9 +289,10 @@ int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct 
  * Ends the process and confirms that it is gone. The guest was asked over its
  * agent already (by the loop): waits up to grace_ms for the process to end by
  * itself, with a power button half-way where the driver has one, then kills. A
- * cancelled op cuts the grace, not the kill.
+ * cancelled op cuts the grace, not the kill. *killed_out (NULL: nobody asks): it had to be killed.
  */
-int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, struct err *e);
+int vmm_stop(const struct op *op, const struct vmm_handle *vm, int64_t grace_ms, bool *killed_out,
+             struct err *e);
 
 /* Removes the sockets of a VMM that is gone, before another starts. */
 int vmm_clear_sockets(int dir_fd, struct err *e);

@@ -62,6 +62,7 @@ static void put_record(struct buf *out, const struct exit_record *r, size_t mess
     jout_int(&j, "code", r->code);
     jout_int(&j, "signal", r->signal);
     jout_bool(&j, "oom", r->oom);
+    jout_bool(&j, "early", r->is_early);
     jout_strn(&j, "message", r->message, message_len);
     jout_int(&j, "at_us", r->at_us);
     jout_close(&j, '}');

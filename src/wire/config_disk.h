@@ -13,7 +13,7 @@
  *   "entrypoint":[s],"cmd":[s],"env":{k:v},"skip_agent":bool,
  *   "network":{"enabled":bool,"address":s,"prefix":N,"gateway":s,"gateway_mac":s,
  *              "dns":[s],"outer_address":s}}
- * Exit JSON: {"incarnation":N,"code":N,"signal":N,"oom":bool,"message":s,"at_us":N}
+ * Exit JSON: {"incarnation":N,"code":N,"signal":N,"oom":bool,"early":bool,"message":s,"at_us":N}
  *
  * Pure functions on buffers, shared by daemon and agent.
  */
@@ -39,6 +39,8 @@ struct exit_record {
     int32_t code; /* as a shell reports it: 0..255, 128+n for signal n */
     int32_t signal;
     bool oom;
+    bool
+        is_early; /* an init that is no workload of ours begins to stop: the end is still to come */
     int64_t at_us;                      /* the guest's wall clock; a hint */
     char message[EXIT_MESSAGE_MAX + 1]; /* UTF-8 not guaranteed; escape when shown */
 };

@@ -19,7 +19,8 @@ static int fill(const json_t *doc, struct exit_record *out, struct err *e)
 {
     const json_t *oom = json_object_get(doc, "oom");
     const json_t *message = json_object_get(doc, "message");
-    struct exit_record r = {.oom = json_is_true(oom)};
+    struct exit_record r = {.oom = json_is_true(oom),
+                            .is_early = json_is_true(json_object_get(doc, "early"))};
     int64_t incarnation;
     int64_t code;
     int64_t sig;

@@ -70,7 +70,7 @@ static void a_second_run_appends_to_the_serial_log(void **state)
     rig_init(&r, NULL);
     boot(&r);
     assert_int_equal(fstatat(r.dir_fd, VMM_SERIAL_LOG, &first, 0), 0);
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     close(take_fd(&r.process.pidfd));
     write_text(r.dir_fd, VMM_SERIAL_LOG, "the first run\n");
     boot(&r);
@@ -491,7 +491,7 @@ static void leave(int fd, const char *name)
 static int take_back(const struct rig *r, const char *name)
 {
     struct err e = {0};
-    int fd = tap_of_process(r->process.pidfd, r->process.id.pid, name, &e);
+    int fd = tap_of_process(r->process.pidfd, name, &e);
 
     if (fd < 0)
         fail_msg("%s", e.msg);

@@ -105,7 +105,7 @@ void rig_end_one(struct rig *r)
     char *end;
 
     if (r->process.pidfd >= 0)
-        assert_int_equal(vmm_stop(&op, &r->vm, 0, &e), 0);
+        assert_int_equal(vmm_stop(&op, &r->vm, 0, NULL, &e), 0);
     cleanup_close(&r->process.pidfd);
     close(r->dir_fd);
     end = strchr(r->path + strlen("/tmp/"), '/');

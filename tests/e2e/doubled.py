@@ -46,15 +46,20 @@ def create(daemon, name="vm"):
     return daemon.api.run(name=name, hypervisor=daemon.hypervisor, size="64MB", overlay_size="16MB")
 
 
-def counts(daemon, instance):
-    """What the double was told, over its own socket, which nobody else asks meanwhile."""
+def ask(daemon, instance, path):
+    """The VMM, over its own socket, which nobody else asks meanwhile."""
     here = os.open(daemon.instance_dir(instance["id"]), os.O_RDONLY)
     try:
-        answer = Api(f"/proc/self/fd/{here}/api.sock").open("GET", "/double")
+        answer = Api(f"/proc/self/fd/{here}/api.sock").open("GET", path)
         return json.loads(answer[1].read())
     finally:
         answer[0].close()
         os.close(here)
+
+
+def counts(daemon, instance):
+    """How often a double was told what."""
+    return ask(daemon, instance, "/double")
 
 
 def traces(daemon):

@@ -82,7 +82,7 @@ def test_a_field_of_the_wrong_type_or_out_of_range(api, field, value):
     ({"expires_at": "2001-01-01T00:00:00Z"}, "invalid_expires_at"), ({"expires_at": "tomorrow"}, None),
     ({"ttl": "5m", "expires_at": "2099-01-01T00:00:00Z"}, None),
     ({"platform": "windows/amd64"}, "invalid_platform"), ({"platform": "linux"}, "invalid_platform"),
-    ({"disk_io_bps": "fast"}, "invalid_disk_io_bps"),
+    ({"disk_io_bps": "fast"}, "invalid_disk_io_bps"), ({"disk_io_bps": "2PB/s"}, "invalid_disk_io_bps"), ({"disk_io_bps": 5}, None),
     ({"network": {"bandwidth_download": "x"}}, "invalid_bandwidth_download"),
     ({"network": {"bandwidth_upload": "-1bps"}}, "invalid_bandwidth_upload"),
     ({"auto_standby": []}, None), ({"auto_standby": {"idle_timeout": "x"}}, None),

@@ -462,6 +462,7 @@ def test_an_error_that_is_not_ours_shows_its_status(stub):
     (["logs", "a", "b"], "name one instance"),
     (["logs", "--tail", "0", "a"], "--tail takes a number"),
     (["logs", "--tail", "-1", "a"], "--tail takes a number"),
+    (["logs", "--tail", "All", "a"], "--tail takes a number"),
     (["run"], "name an image"),
     (["run", "--cpus", "two", "x"], "--cpus takes a number"),
     (["run", "-e", "=x", "x"], "--env takes"),
@@ -568,6 +569,11 @@ def test_logs_are_printed_raw_line_by_line(stub):
         STREAM + chunk(b": alive\n\nevent: x\nid: 1\n") + b"".join(map(event, lines)) + b"0\r\n\r\n")
     r = run(stub, "logs", "--tail", "5", "-s", "vmm", "web")
     assert r.returncode == 0 and r.stdout == "".join(line + "\n" for line in lines) and r.stderr == ""
+
+
+def test_logs_takes_all_for_all_lines(stub):
+    stub.routes["GET /instances/web/logs?tail=all&follow=false&source=app"] = STREAM + chunk(event("first")) + b"0\r\n\r\n"
+    assert run(stub, "logs", "--tail", "all", "web").stdout == "first\n"
 
 
 def test_logs_follow_prints_each_line_when_it_comes(stub):
@@ -680,11 +686,11 @@ def test_run_sends_what_the_flags_say_and_prints_the_id(stub):
     r = run(stub, "run", "--name", "web", "-e", "A=1=2", "-e", "PASSED", "--env=NOT_SET_ANYWHERE", "--memory", "512MB", "--cpus", "4",
             "--overlay-size", "5GB", "--hotplug-size", "3GB", "--hypervisor", "microvm", "--entrypoint", "", "-l", "team=x", "--tag", "e=",
             "-p", "8080:80", "--publish", "127.0.0.1:53:5353/udp", "--bandwidth-down", "10MB/s", "--bandwidth-up", "1Gbps",
-            "--network=false", "--skip-guest-agent", "--skip-kernel-headers", "-d", "alpine:3", "sh", "-c", "echo -n $A", "--name")
+            "--disk-io", "100MB/s", "--network=false", "--skip-guest-agent", "--skip-kernel-headers", "-d", "alpine:3", "sh", "-c", "echo -n $A", "--name")
     assert (r.returncode, r.stdout, r.stderr) == (0, ID + "\n", "")
     assert stub.requests[0].json == {
         "name": "web", "image": "alpine:3", "env": {"A": "1=2", "PASSED": "on"}, "size": "512MB", "vcpus": 4, "overlay_size": "5GB",
-        "hotplug_size": "3GB", "hypervisor": "qemu-microvm", "entrypoint": [], "cmd": ["sh", "-c", "echo -n $A", "--name"],
+        "hotplug_size": "3GB", "disk_io_bps": "100MB/s", "hypervisor": "qemu-microvm", "entrypoint": [], "cmd": ["sh", "-c", "echo -n $A", "--name"],
         "tags": {"team": "x", "e": ""}, "network": {"enabled": False, "bandwidth_download": "10MB/s", "bandwidth_upload": "1Gbps"}, "skip_guest_agent": True,
         "skip_kernel_headers": True, "ports": [
             {"host_port": 8080, "guest_port": 80, "protocol": "tcp"},

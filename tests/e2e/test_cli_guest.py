@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """hypeman exec and hypeman cp, as typed."""
+import bz2
 import fcntl
+import gzip
 import io
+import lzma
 import os
 import pty
 import select
@@ -332,6 +335,19 @@ def test_cp_dash_is_an_archive_on_standard_input_and_output(daemon, box, tree):
         tar.extractall(tree / "back")
     assert look(tree / "back/src") == look(tree / "src")
     assert b"hypeman: " in hypeman(daemon, "cp", "-", "box:/tmp", input=b"no archive" * 99, code=1).stderr
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_cp_expands_an_archive_on_standard_input(daemon, box, tree, compress):
+    in_guest(daemon, "rm -rf /tmp/*")
+    packed = compress(subprocess.run(["tar", "c", "-C", tree, "src"], capture_output=True, check=True).stdout)
+    hypeman(daemon, "cp", "-", "box:/tmp", input=packed)
+    out = hypeman(daemon, "cp", "box:/tmp/src", "-").stdout
+    with tarfile.open(fileobj=io.BytesIO(out), errors="surrogateescape") as tar:
+        tar.extractall(tree / "back")
+    assert look(tree / "back/src") == look(tree / "src")
+    for broken in (packed[: len(packed) // 2], packed[:40] + b"damaged" + packed[47:]):
+        assert b"does not expand" in hypeman(daemon, "cp", "-", "box:/tmp", input=broken, code=1).stderr
 
 
 def test_cp_keeps_what_has_several_names_one_file_and_leaves_out_what_is_none(daemon, box, tmp_path):

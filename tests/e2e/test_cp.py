@@ -162,7 +162,8 @@ def test_names_are_utf8_or_named_in_the_error_and_tar_carries_them_all(daemon, b
     ({"direction": "up", "guest_path": "/x"}, "invalid direction: up (must be 'to' or 'from')"),
     ({"direction": "from", "guest_path": "/x", "format": "zip"}, "format"),
     ({"direction": "from", "guest_path": "/nope"}, "/nope"),
-    ({"direction": "from", "guest_path": "/dev/null"}, "no file"),
+    ({"direction": "from", "guest_path": "/dev/null"}, "/dev/null is no file, directory or link"),
+    ({"direction": "from", "guest_path": "/dev/null", "format": "tar"}, "/dev/null is no file, directory or link"),
 ])
 def test_what_cannot_be_done_is_an_error_message(daemon, box, request_, error):
     async def refused():

@@ -74,6 +74,20 @@ def test_it_starts_sleeps_wakes_and_ends(fc):
     fc.api.delete("/instances/vm")
 
 
+def test_a_guest_without_the_agents_services_sleeps_wakes_and_is_forked_like_any_other(fc):
+    made = fc.api.run(name="vm", size="64MB", overlay_size="16MB", skip_guest_agent=True)
+    fc.api.post("/instances/vm/standby")
+    forked = fork(fc, "vm", "fork")
+    assert fc.api.post("/instances/vm/restore")["state"] == "Running"
+    other = fc.api.post("/instances/vm/fork", {"name": "other", "from_running": True, "target_state": "Running"})
+    for one in (made, forked, other):
+        assert fc.api.get(f"/instances/{one['id']}")["state"] == "Running"
+        fc.api.fails(409, None, "GET", f"/instances/{one['id']}/stat?path=/")
+        until("it knows its name", lambda one=one: name_on_disk(fc, one) == one["name"])
+    assert fc.api.post("/instances/fork/stop")["state"] == "Stopped"
+    fc.delete_all()
+
+
 @pytest.mark.parametrize("setting", ["HYPEMAN_FIRECRACKER_RESTORE_RESUME_ON_LOAD=off", "HYPEMAN_RESTORE_DEEP_TRACE=1"])
 def test_a_setting_keeps_the_resume_apart_and_it_still_comes_once(tmp_path, rootfs, setting):
     key, value = setting.split("=")

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from harness import IMAGE
+from guest_vm import exit_record
+from harness import IMAGE, make_rootfs
 
 core = pytest.mark.core
 
@@ -74,6 +75,29 @@ def test_a_program_that_is_not_there_ends_with_127(api):
     api.create(name="none", entrypoint=["/no/such/program"], cmd=[])
     ended = api.wait("none", "Stopped")
     assert ended["exit_code"] == 127 and "/no/such/program" in ended["exit_message"]
+
+
+INIT = """#!/bin/sh
+trap 'kill -TERM -1; echo ending; while :; do sleep 1; done' TERM
+echo up
+while :; do sleep 1 & wait $!; done
+"""
+
+
+def test_an_init_that_is_killed_in_the_middle_of_its_shutdown_did_not_end_well(daemon, api, tmp_path):
+    """Its agent has left word by then: that the end has begun."""
+    rootfs = make_rootfs(tmp_path / "rootfs")
+    (rootfs / "sbin").mkdir()
+    (rootfs / "sbin/init").write_text(INIT)
+    (rootfs / "sbin/init").chmod(0o755)
+    daemon.import_image(rootfs, "stuck")
+    made = api.create(name="stuck", image="stuck", entrypoint=["/sbin/init"], cmd=[])
+    api.logs("stuck", until=lambda line: line == "up", follow=True)
+    api.wait("stuck", "Running")
+    stopped = api.post("/instances/stuck/stop")
+    assert "ending" in api.logs("stuck")
+    assert exit_record(daemon.instance_dir(made["id"]) / "config.raw")["early"] is True
+    assert stopped["exit_code"] is None and "killed: the guest did not end by itself in time" in stopped["exit_message"]
 
 
 def test_ids_names_and_prefixes(api):

@@ -27,6 +27,7 @@ def test_the_tail_is_the_last_lines_and_the_stream_ends(api, talker):
     assert api.logs(talker, tail=2) == ["", "the end"]
     assert api.logs(talker, tail=1, source="app") == ["the end"]
     everything = api.logs(talker, tail=100000)
+    assert api.logs(talker, tail="all") == everything
     numbers = [int(m[1]) for m in (re.fullmatch(r"number (\d+)", line) for line in everything) if m]
     assert numbers == list(range(1, 301))
     assert not any(line.endswith("\r") or "\n" in line for line in everything)
@@ -41,6 +42,21 @@ def test_a_huge_line_arrives_whole_and_the_stream_goes_on(api, talker):
     seen = api.logs(talker, tail=100000)
     assert sum(len(line) for line in seen if line and set(line) == {"x"}) == 150000
     assert seen[-1] == "the end"
+
+
+def test_all_is_all_however_long_the_log(daemon, api, talker):
+    """The last lines are looked for in the last 16 MiB; all begins at the beginning. The other log is ours to fill."""
+    log = daemon.instance_dir(talker) / "vmm.log"
+    said = log.read_bytes()
+    try:
+        with log.open("ab") as file:
+            file.write(b"first\n" + (b"x" * 8191 + b"\n") * 2100 + b"last\n")
+        assert "first" not in api.logs(talker, tail=1000000, source="vmm")
+        seen = api.logs(talker, tail="all", source="vmm")
+        assert "first" in seen and seen[-1] == "last" and len(seen) >= 2102
+    finally:
+        log.write_bytes(said)
+    api.fails(400, "invalid_tail", "GET", f"/instances/{talker}/logs?tail=al")
 
 
 def test_the_other_sources_are_there(api, talker):

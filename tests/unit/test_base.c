@@ -174,6 +174,7 @@ static void rates_read_as_upstream_reads_them(void **state)
                 {"512", 512}};
     static const char *const bad[] = {
         "", "x", "bps", "-1bps", "1.5Gbps", "1Xbps", "/s", "99999999999999Tbps"};
+    static const char *const bad_of_a_disk[] = {"", "fast", "bps", "-1", "1.5MB/s", "/s", "1Mb/h"};
     uint64_t v;
 
     (void)state;
@@ -183,6 +184,10 @@ static void rates_read_as_upstream_reads_them(void **state)
     }
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_false(parse_bandwidth(bad[i], &v));
+    assert_true(parse_byte_rate("10MB/s", &v) && v == 10 << 20);
+    assert_true(parse_byte_rate("1Gbps", &v) && v == 1 << 30); /* a disk's has no bits */
+    for (size_t i = 0; i < sizeof(bad_of_a_disk) / sizeof(bad_of_a_disk[0]); i++)
+        assert_false(parse_byte_rate(bad_of_a_disk[i], &v));
 }
 
 static void durations_read_as_in_go(void **state)

@@ -385,6 +385,58 @@ static void a_copy_in_that_is_not_completed_leaves_no_worker(void **state)
     work_free(&other);
 }
 
+static pid_t first_child(pid_t of)
+{
+    auto_free char *path = mem_printf("/proc/%d/task/%d/children", of, of);
+    FILE *file = fopen(path, "re");
+    pid_t child = 0;
+
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%d", &child), 1);
+    (void)fclose(file);
+    return child;
+}
+
+static void look_around(struct fixture *f)
+{
+    struct work asked = work_in(f);
+
+    begin_stat(&asked, ".", false);
+    run(f);
+    work_free(&asked);
+}
+
+/* What is answered later comes behind what was given back before. */
+static void a_worker_that_takes_nothing_is_sent_no_more_than_a_window(void **state)
+{
+    enum { LEN = 3 * GUEST_COPY_WINDOW };
+    struct fixture *f = *state;
+    auto_free char *content = mem_zalloc(1, LEN);
+    struct work w = work_in(f);
+    pid_t worker;
+
+    memset(content, 'x', LEN);
+    begin_in(&w, ".");
+    f->running--;
+    look_around(f);
+    worker = first_child(f->agent);
+    assert_int_equal(kill(worker, SIGSTOP), 0);
+    assert_true(guest_put_entry(w.stream, &(struct guest_entry)ENTRY(GUEST_FILE, "x", 0644)));
+    w.input = content;
+    w.input_len = LEN;
+    w.ends_input = true;
+    feed(&w);
+    for (int i = 0; i < 3; i++)
+        look_around(f);
+    assert_in_range(LEN - w.input_len, GUEST_COPY_WINDOW / 2, GUEST_COPY_WINDOW);
+    assert_int_equal(kill(worker, SIGCONT), 0);
+    f->running++;
+    run(f);
+    assert_true(w.end.ok);
+    assert_int_equal(w.end.bytes, LEN);
+    work_free(&w);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -401,6 +453,7 @@ int main(void)
         guest_test(what_is_still_in_the_pipe_when_a_worker_is_done_comes_too),
         guest_test(a_copy_that_nobody_reads_is_bounded_and_ends_with_its_client),
         guest_test(a_copy_in_that_is_not_completed_leaves_no_worker),
+        guest_test(a_worker_that_takes_nothing_is_sent_no_more_than_a_window),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

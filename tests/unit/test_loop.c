@@ -193,6 +193,28 @@ static struct quick_job *quick_new(struct fixture *f)
     return q;
 }
 
+/* It waits for its time also when its workers are free, and for the end when that comes first. */
+static void a_job_that_can_wait_starts_soon_and_not_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct err e = {0};
+    struct quick_job *q;
+
+    for (int i = 0; i < 4; i++)
+        (void)submit_stuck(f, 60000, ERR_CANCELLED);
+    q = quick_new(f);
+    assert_int_equal(jobs_submit_soon(f->jobs, &q->job, &e), 0);
+    assert_int_equal(jobs_waiting(f->jobs, QUICK), 1);
+    assert_int_equal(jobs_running(f->jobs, QUICK), 0);
+    assert_int_equal(loop_run(f->loop, &e), 0); /* ended by quick_done() */
+    q = quick_new(f);
+    assert_int_equal(jobs_submit_soon(f->jobs, &q->job, &e), 0);
+    jobs_stop(f->jobs);
+    assert_int_equal(jobs_waiting(f->jobs, QUICK), 0);
+    loop_drain(f->loop); /* done() was called for each */
+    assert_int_equal(f->left, 0);
+}
+
 /* All threads of one kind are stuck and its queue is full: another kind runs at once. */
 static void a_kind_waits_only_for_its_own(void **state)
 {
@@ -545,6 +567,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(jobs_end_at_their_deadline, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            a_job_that_can_wait_starts_soon_and_not_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(shutdown_cancels_running_and_waiting_jobs, setup, teardown),
         cmocka_unit_test_setup_teardown(cancelling_ends_one_job_and_no_other, setup, teardown),
         cmocka_unit_test_setup_teardown(a_kind_waits_only_for_its_own, setup, teardown),

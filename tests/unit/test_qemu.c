@@ -74,7 +74,7 @@ static void end_rig_of_several(struct rig *r)
     struct err e = {0};
 
     if (r->process.pidfd >= 0)
-        assert_int_equal(vmm_stop(&op, &r->vm, 0, &e), 0);
+        assert_int_equal(vmm_stop(&op, &r->vm, 0, NULL, &e), 0);
     cleanup_close(&r->process.pidfd);
     close(r->dir_fd);
     assert_int_equal(tree_remove(AT_FDCWD, r->path, &e), 0);
@@ -277,7 +277,7 @@ static void a_paused_vm_is_paused(void **state)
     assert_int_equal(vmm_pause(&op, &r.vm, &e), 0);
     assert_int_equal(vmm_pause(&op, &r.vm, &e), 0);
     assert_int_equal(vmm_resume(&op, &r.vm, &e), 0);
-    assert_int_equal(vmm_stop(&op, &r.vm, 200, &e), 0); /* no ACPI in this guest: killed */
+    assert_int_equal(vmm_stop(&op, &r.vm, 200, NULL, &e), 0); /* no ACPI in this guest: killed */
     close(take_fd(&r.process.pidfd));
     end_rig(&r);
 }
@@ -443,7 +443,7 @@ static void the_death_of_qemu_ends_a_wait_at_once(void **state)
     boot(&r, &qemu_microvm_driver);
     assert_int_equal(qmp_open(&op, r.dir_fd, VMM_API_SOCKET, &w.q, &e), 0);
     assert_int_equal(pthread_create(&thread, NULL, wait_for_nothing, &w), 0);
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     pthread_join(thread, NULL);
     assert_int_equal(w.e.code, ERR_NOT_FOUND);
     qmp_close(&w.q);
@@ -610,7 +610,7 @@ static void forks_go_on_from_one_snapshot(const struct vmm_driver *driver)
     /* A clone of a clone: what it inherited and what it wrote since. */
     second = sleep_vm(&a);
     assert_true(second > first);
-    assert_int_equal(vmm_stop(&op, &a.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &a.vm, 0, NULL, &e), 0);
     close(take_fd(&a.process.pidfd));
     load(&a, driver, false);
     assert_int_equal(counter_of(&a), second);
@@ -674,7 +674,7 @@ static void a_save_that_cannot_be_leaves_the_vm_as_it_was(void **state)
     assert_int_equal(vmm_resume(&op, &r.vm, &e), 0);
     await_count(&r, counter_of(&r));
 
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     assert_int_equal(vmm_save(&op, &r.vm, &save, &e), -1); /* there is none any more */
     assert_int_equal(e.code, ERR_INTERNAL);
     close(save.snapshot_dir_fd);
@@ -701,12 +701,12 @@ static void what_was_saved_ahead_is_brought_up_to_date_by_the_pause(void **state
         await_count(&r, 0);
         save_ahead(&r);
         count = sleep_vm(&r);
-        assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+        assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
         close(take_fd(&r.process.pidfd));
         load(&r, &qemu_microvm_driver, true);
         await_count(&r, count);
     }
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     close(take_fd(&r.process.pidfd));
     end_rig(&r);
 }
@@ -728,7 +728,7 @@ static void a_load_that_fails_says_why_and_leaves_nothing(void **state)
 
     boot(&r, &qemu_microvm_driver);
     (void)sleep_vm(&r);
-    assert_int_equal(vmm_stop(&op, &r.vm, 0, &e), 0);
+    assert_int_equal(vmm_stop(&op, &r.vm, 0, NULL, &e), 0);
     close(take_fd(&r.process.pidfd));
     assert_int_equal(try_load(&r, &qemu_q35_driver, true, &e), -1); /* another machine's */
     assert_non_null(strstr(e.msg, "QEMU ended with status 1"));

@@ -187,6 +187,26 @@ static void a_vm_without_a_tap_has_no_network_device(void **state)
     assert_int_equal(count_containing(&a, "net"), 0);
 }
 
+static void a_limited_disk_has_a_throttle(void **state)
+{
+    auto_argv struct argv a = {0};
+    struct vmm_boot boot = boot_on(&tcg_host);
+
+    (void)state;
+    boot.rates.disk_bytes = 1000000;
+    qemu_argv(&a, &qemu_machine_microvm, &boot, QEMU_LOAD);
+    assert_pair(&a,
+                "-object",
+                "{\"qom-type\":\"throttle-group\",\"id\":\"rootfs-rate\",\"limits\":{"
+                "\"bps-total\":1000000}}");
+    assert_pair(&a,
+                "-blockdev",
+                "driver=throttle,throttle-group=overlay-rate,node-name=overlay,file.driver=file,"
+                "file.filename=overlay.raw,discard=unmap,detect-zeroes=unmap");
+    assert_int_equal(count_containing(&a, "driver=raw"), 1);
+    assert_int_equal(count_containing(&a, "bps-total"), 2);
+}
+
 static void kvm_needs_no_tsc_rate(void **state)
 {
     auto_argv struct argv a = {0};
@@ -797,7 +817,7 @@ static void stop(const struct vmm_handle *vm, const struct op *op, int64_t grace
     struct pollfd gone = {.fd = vm->pidfd, .events = POLLIN};
     struct err e = {0};
 
-    assert_int_equal(vmm_stop(op, vm, grace_ms, &e), 0);
+    assert_int_equal(vmm_stop(op, vm, grace_ms, NULL, &e), 0);
     assert_int_equal(poll(&gone, 1, 0), 1);
     close(vm->pidfd);
 }
@@ -954,6 +974,7 @@ int main(int argc, char **argv)
         checked_test(q35_differs_in_machine_and_device_names),
         checked_test(only_binary_kernel_initrd_and_firmware_are_absolute),
         checked_test(a_vm_without_a_tap_has_no_network_device),
+        checked_test(a_limited_disk_has_a_throttle),
         checked_test(kvm_needs_no_tsc_rate),
         checked_test(a_load_maps_the_memory_private_and_needs_no_kernel),
         checked_test(the_identity_names_what_a_snapshot_depends_on),

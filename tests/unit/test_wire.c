@@ -276,7 +276,8 @@ static void a_config_disk_that_is_cut_or_foreign_is_refused(void **state)
 
 static void an_exit_record_survives_the_sector(void **state)
 {
-    struct exit_record r = {.incarnation = 3, .code = 137, .signal = 9, .oom = true, .at_us = -5};
+    struct exit_record r = {
+        .incarnation = 3, .code = 137, .signal = 9, .oom = true, .is_early = true, .at_us = -5};
     unsigned char sector[EXIT_SECTOR] = {0};
     struct exit_record got;
     struct err e = {0};
