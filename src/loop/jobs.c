@@ -142,8 +142,8 @@ static void dispatch(struct jobs *jobs, struct job *job)
     pthread_mutex_lock(&jobs->lock);
     *jobs->last = &job->post;
     jobs->last = &job->post.next;
-    pthread_cond_signal(&jobs->wake);
     pthread_mutex_unlock(&jobs->lock);
+    pthread_cond_signal(&jobs->wake); /* who wakes finds the lock free */
 }
 
 static void start_next(struct jobs *jobs, struct kind *kind)

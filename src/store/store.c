@@ -374,8 +374,8 @@ static void enqueue(struct store *store, struct store_change *change)
     assert(!store->closing);
     *store->queue_end = change;
     store->queue_end = &change->next;
-    pthread_cond_signal(&store->wake);
     pthread_mutex_unlock(&store->lock);
+    pthread_cond_signal(&store->wake); /* who wakes finds the lock free */
 }
 
 void store_begin(struct store *store, struct store_change *change)
