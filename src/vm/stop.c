@@ -13,14 +13,15 @@
 
 /*
  * Stop and delete: the two that end a VM, and that preempt. Both ask the guest
- * over its agent as they take hold, give it the grace, then kill the VMM and
- * confirm that it is gone.
+ * over its agent as they take hold, if it has a grace, give it that, then kill the
+ * VMM and confirm that it is gone.
  */
 
 static void ask_guest(struct vm_world *w, struct instance *row, struct vm_op *op)
 {
     (void)w;
-    live_ask_shutdown(row, op->grace_ms);
+    if (op->grace_ms > 0) /* else it is killed, and what it made of the question would be a race */
+        live_ask_shutdown(row, op->grace_ms);
 }
 
 static int end_process(struct vm_op *op, bool *killed_out, struct err *e)
