@@ -212,6 +212,14 @@ void twin_stop(struct bench *twin)
     running[1] = NULL;
 }
 
+char *built_for_tests(const struct bench *b, const char *where, const char *name)
+{
+    const char *slash = strrchr(b->binary, '/');
+
+    return slash ? mem_printf("%.*s/tests/%s/%s", (int)(slash - b->binary), b->binary, where, name)
+                 : mem_printf("./tests/%s/%s", where, name);
+}
+
 void bench_image(struct bench *b)
 {
     struct err e = {0};

@@ -76,6 +76,9 @@ void twin_stop(struct bench *twin);
  * nor that of a daemon that was started before. */
 void step_aside(void);
 
+/* The path of a double or a guest of the daemon's build. The caller's. */
+char *built_for_tests(const struct bench *b, const char *where, const char *name);
+
 /* A call that must answer with this status; the body, as a string that lives until the next call.
  */
 const char *api(struct bench *b, const char *request, const char *body, int want_status);

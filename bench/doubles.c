@@ -22,15 +22,10 @@ enum { DOUBLE_MAX = 4 << 20 };
 /* The double of the same build, under the name that a daemon looks for. */
 static void copy_double(const struct bench *b, int to_fd)
 {
-    auto_free char *from = mem_strdup(b->binary);
-    auto_free char *path = NULL;
+    auto_free char *path = built_for_tests(b, "doubles", "qemu-system-x86_64");
     auto_buf struct buf program = BUF(DOUBLE_MAX);
     struct err e = {0};
-    char *slash = strrchr(from, '/');
 
-    if (slash)
-        *slash = '\0';
-    path = mem_printf("%s/tests/doubles/qemu-system-x86_64", slash ? from : ".");
     must(file_read(AT_FDCWD, path, &program, &e), &e);
     must(file_replace(to_fd, "qemu-system-x86_64", 0755, program.data, program.len, &e), &e);
     must(file_replace(to_fd, "qboot.rom", 0644, "none", 4, &e), &e);

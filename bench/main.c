@@ -215,19 +215,9 @@ static void use_readiness(const char *how)
     setenv("HYPERVISOR__SOCKET_READINESS", how, 1);
 }
 
-/* In the build, next to the daemon. The caller's. */
-static char *beside_daemon(const struct bench *b, const char *where, const char *name)
-{
-    const char *slash = strrchr(b->binary, '/');
-
-    return mem_printf(
-        "%.*s/tests/%s/%s", (int)(slash ? slash - b->binary : 0), b->binary, where, name);
-}
-
-/* The daemon inherits our environment. */
 static void use_guest(const struct bench *b)
 {
-    auto_free char *kernel = b->guest ? beside_daemon(b, "guests", b->guest) : NULL;
+    auto_free char *kernel = b->guest ? built_for_tests(b, "guests", b->guest) : NULL;
 
     if (kernel && access(kernel, R_OK) < 0)
         give_up("there is no guest %s: %m", kernel);
@@ -235,6 +225,7 @@ static void use_guest(const struct bench *b)
         setenv("GUEST__KERNEL", kernel, 1);
 }
 
+/* The daemon inherits our environment. */
 void use_hypervisor(const struct bench *b)
 {
     static const struct {
@@ -251,7 +242,7 @@ void use_hypervisor(const struct bench *b)
     setenv("HYPERVISOR__DEFAULT", b->hypervisor, 1);
     for (size_t i = 0; i < sizeof(doubled) / sizeof(doubled[0]); i++) {
         const char *real = getenv(doubled[i].real);
-        auto_free char *path = beside_daemon(b, "doubles", doubled[i].name);
+        auto_free char *path = built_for_tests(b, "doubles", doubled[i].name);
 
         if (strcmp(b->hypervisor, doubled[i].name) != 0)
             continue;

@@ -36,8 +36,7 @@ struct spec {
     uint64_t memory_bytes;
     uint64_t hotplug_bytes;
     uint64_t overlay_bytes;
-    uint64_t
-        disk_rate; /* of the image and of the writable disk each, bytes a second; 0: no limit */
+    uint64_t disk_rate; /* of image and writable disk each, bytes a second; 0: no limit */
     bool network_enabled;
     uint64_t download_rate; /* of the network, bytes a second; 0: no limit */
     uint64_t upload_rate;

@@ -286,8 +286,8 @@ int vmm_load(const struct op *op, const struct vmm_driver *driver, const struct 
              struct vmm_process *out, bool *running_out, struct err *e);
 
 /*
- * Ends the process and confirms that it is gone. The guest was asked over its
- * agent already (by the loop): waits up to grace_ms for the process to end by
+ * Ends the process and confirms that it is gone. A guest with a grace was
+ * asked over its agent already (by the loop): waits up to grace_ms for the process to end by
  * itself, with a power button half-way where the driver has one, then kills. A
  * cancelled op cuts the grace, not the kill. *killed_out (NULL: nobody asks): it had to be killed.
  */

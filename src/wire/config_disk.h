@@ -39,9 +39,8 @@ struct exit_record {
     int32_t code; /* as a shell reports it: 0..255, 128+n for signal n */
     int32_t signal;
     bool oom;
-    bool
-        is_early; /* an init that is no workload of ours begins to stop: the end is still to come */
-    int64_t at_us;                      /* the guest's wall clock; a hint */
+    bool is_early; /* of another init: it has begun to stop, its end is still to come */
+    int64_t at_us; /* the guest's wall clock; a hint */
     char message[EXIT_MESSAGE_MAX + 1]; /* UTF-8 not guaranteed; escape when shown */
 };
 
